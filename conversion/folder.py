@@ -1,0 +1,92 @@
+"""Replacing the content of a folder in one step, so that a crash or a full disk leaves the old one whole."""
+
+import ctypes
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from xlcore.errors import FormatError
+
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
+
+
+@contextmanager
+def replaced(folder: Path, drop: Callable[[str], bool]) -> Iterator[Path]:
+    """Give an empty folder to write into; at the end it stands in place of `folder`, whole, or nothing has changed.
+
+    Files of the old folder come along, except those whose name `drop` tells to leave out and those written anew.
+
+    Raises:
+        FormatError: if `folder` is a file.
+    """
+    folder = folder.resolve()
+    if folder.exists() and not folder.is_dir():
+        raise FormatError(f"{folder}: must be a folder, or not exist yet, got a file")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        yield staging
+        for file in staging.iterdir():
+            _flush(file)
+        if folder.exists():
+            staging.chmod(folder.stat().st_mode)
+            _bring_along(folder, staging, drop)
+            _exchange(folder, staging)
+        else:
+            staging.chmod(0o777 & ~_umask())
+            staging.rename(folder)
+        _flush(folder.parent)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _bring_along(old: Path, new: Path, drop: Callable[[str], bool]) -> None:
+    """Link what stays into the new folder; the old one keeps it too, until it goes."""
+    for path in old.iterdir():
+        if drop(path.name) or (new / path.name).exists():
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.copytree(path, new / path.name, symlinks=True, copy_function=_link)
+        else:
+            _link(path, new / path.name)
+
+
+def _link(source: str | Path, target: str | Path) -> None:
+    try:
+        os.link(source, target, follow_symlinks=False)
+    except OSError:  # a file system without links
+        shutil.copy2(source, target, follow_symlinks=False)
+
+
+def _exchange(old: Path, new: Path) -> None:
+    """Swap two folders in one step of the file system where it can, else in two quick ones."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    paths = os.fsencode(old), os.fsencode(new)
+    if hasattr(libc, "renameat2") and not libc.renameat2(_AT_FDCWD, paths[0], _AT_FDCWD, paths[1], _RENAME_EXCHANGE):
+        return
+    aside = new.with_name(new.name + ".old")
+    old.rename(aside)
+    try:
+        new.rename(old)
+    except OSError:
+        aside.rename(old)
+        raise
+    aside.rename(new)
+
+
+def _flush(path: Path) -> None:
+    """Have the disk hold what was written before anything points to it."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

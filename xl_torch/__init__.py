@@ -1,0 +1,21 @@
+"""The models in PyTorch."""
+
+from xl_torch.model import Model
+from xl_torch.transfo_xl import (
+    AdaptiveEmbedding,
+    ProjectedAdaptiveLogSoftmax,
+    TransfoXLForSequenceClassification,
+    TransfoXLLMHeadModel,
+    TransfoXLModel,
+)
+from xlcore.families.transfo_xl import TransfoXLConfig
+
+__all__ = [
+    "AdaptiveEmbedding",
+    "Model",
+    "ProjectedAdaptiveLogSoftmax",
+    "TransfoXLConfig",
+    "TransfoXLForSequenceClassification",
+    "TransfoXLLMHeadModel",
+    "TransfoXLModel",
+]

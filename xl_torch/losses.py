@@ -1,0 +1,30 @@
+"""Losses, each a mean over what is to be predicted; nothing to predict is a loss of zero, not of NaN."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from xlcore.heads import classification_problem
+from xlcore.shapes import IGNORED_LABEL
+
+
+def mean_over(losses: Tensor, counted: Tensor) -> Tensor:
+    """Return the mean of the counted losses, zero if none is counted."""
+    return losses.sum() / counted.sum().clamp(min=1)
+
+
+def classification_loss(logits: Tensor, labels: Tensor, problem_type: str | None) -> Tensor:
+    """Return the loss of a sequence classifier (the rule is `xlcore.heads.classification_problem`).
+
+    Args:
+        logits: [B, K]. labels: [B] classes (-100 is ignored), [B] or [B, K] numbers, [B, K] zeros and ones.
+    """
+    integer = not labels.is_floating_point()
+    problem = classification_problem(problem_type, logits.shape[-1], integer)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    if problem == "regression":
+        return F.mse_loss(logits.flatten(), labels.to(logits.dtype).flatten())
+    if problem == "multi_label_classification":
+        return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
+    losses = F.cross_entropy(logits, labels.long(), reduction="none", ignore_index=IGNORED_LABEL)
+    return mean_over(losses, labels != IGNORED_LABEL)

@@ -1,0 +1,221 @@
+"""The base of every model: how it starts, loads, saves, and understands foreign state dicts."""
+
+from collections.abc import Container, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import ml_dtypes
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from conversion import checkpoint
+from xlcore.config import Config
+from xlcore.errors import ConfigError
+from xlcore.families import find_head
+from xlcore.heads import Family, Head
+from xlcore.maps import HF
+from xlcore.outputs import ModelOutput
+from xlcore.params import Init
+
+# False while a model is built only to be filled from a file.
+_starting = ContextVar("_starting", default=True)
+
+
+class Model(nn.Module):
+    """A model of one family with one head; subclasses build their parts and then call `finish`.
+
+    The parameters are named as the specification names them, those of the body behind the family's prefix in a
+    model with a head.
+    """
+
+    family: ClassVar[Family]
+    head: ClassVar[Head]
+
+    def __init_subclass__(cls, **more: Any) -> None:
+        super().__init_subclass__(**more)
+        cls.family, cls.head = find_head(cls)
+
+    def __init__(self, config: Config) -> None:
+        if not isinstance(config, self.family.config):
+            wanted = self.family.config.__name__
+            raise ConfigError(f"{type(self).__name__}: config must be a {wanted}, got {type(config).__name__}")
+        super().__init__()
+        self.config = config
+        self.gradient_checkpointing = False
+        self._register_load_state_dict_pre_hook(self._translate)
+
+    def finish(self) -> None:
+        """Start the parameters that this class adds, by the table of the specification, from torch's random state."""
+        if _starting.get():
+            own = self.family.body if self.head.kind == "base" else self.head.params
+            self._start(own(self.config))
+
+    def canonical_parameters(self) -> dict[str, nn.Parameter]:
+        """Return every parameter once, by its canonical name."""
+        prefix = f"{self.family.prefix}."
+        return {name.removeprefix(prefix): value for name, value in self.named_parameters()}
+
+    @property
+    def body(self) -> "Model":
+        """The model without its head, which may be itself."""
+        return getattr(self, self.family.prefix, self)
+
+    def _returned(self, output: ModelOutput, return_dict: bool | None, first: str | None = None) -> Any:
+        """Return an output as it is, or as a tuple, the field `first` in front if it is there."""
+        if self.config.return_dict if return_dict is None else return_dict:
+            return output
+        names = sorted(output, key=lambda name: name != first)  # a stable sort: the rest keeps its order
+        return tuple(output[name] for name in names)
+
+    def _start(self, names: Container[str]) -> None:
+        table = self.family.params(self.config, self.head)
+        for name, value in self.canonical_parameters().items():
+            if name in names and name in table:
+                _fill(value, table[name].init)
+
+    # ------------------------------------------------------------------------------------------- loading and saving
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path: str | Path,
+        *,
+        config: Config | None = None,
+        dtype: torch.dtype | None = None,
+        strict: bool = True,
+        ignore_mismatched_sizes: bool = False,
+        output_loading_info: bool = False,
+        **overrides: Any,
+    ) -> Any:
+        """Load a model from a folder, in evaluation mode.
+
+        Args:
+            path: a folder with config.json and weights.
+            config: a config to take in place of the folder's.
+            dtype: of the parameters; float32 if not given.
+            strict: raise if tensors are missing or unexpected; else warn, and start the missing ones anew. A head that
+                the file lacks as a whole is started anew with a warning in either case.
+            ignore_mismatched_sizes: start tensors anew whose shape differs, with a warning.
+            output_loading_info: return the model and the `LoadingInfo`.
+            overrides: config keys.
+
+        Raises:
+            FormatError, ConfigError, WeightError: name what does not fit, and where.
+        """
+        config = config.copy(**overrides) if config else checkpoint.read_config(path, **overrides)
+        with _unstarted():
+            model = cls(config).to(dtype=dtype)
+        opened = checkpoint.Checkpoint(path, config, cls.head)
+        opened.settle(strict=strict, ignore_mismatched_sizes=ignore_mismatched_sizes)
+        parameters = model.canonical_parameters()
+        model._start(parameters.keys() - opened.names)
+        with torch.no_grad():
+            for name, array in opened.tensors():
+                parameters[name].copy_(_to_torch(array))
+        model.eval()
+        return (model, opened.info) if output_loading_info else model
+
+    def save_pretrained(self, path: str | Path, max_shard_size: int | str = "5GB") -> None:
+        """Write config.json and model.safetensors (or shards with an index), whole or not at all.
+
+        Args:
+            path: the folder; files in it that are no weights stay.
+            max_shard_size: bytes a file, as a number or such as `"200MB"`.
+        """
+        parameters = self.canonical_parameters()
+        read = {name: lambda value=value: _to_numpy(value) for name, value in parameters.items()}
+        dtypes = {name: _numpy_dtype(value.dtype) for name, value in parameters.items()}
+        checkpoint.save(path, self.config, self.head, read, dtypes, max_shard_size)
+
+    def _translate(self, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
+        """Turn a state dict under HuggingFace's names into one under ours, before torch reads it."""
+        own = {prefix + name for name in self.state_dict(keep_vars=True)}
+        foreign = [name for name in state if name.startswith(prefix) and name not in own]
+        if not foreign:
+            return
+        weights, body = HF[self.config.model_type], f"{self.family.prefix}."
+        keys = {name.removeprefix(prefix).removeprefix(body): name for name in own}
+        table = {name: param for name, param in self._table().items() if name in keys}
+        places = weights.places(table)
+        for name in foreign:
+            if not weights.knows(name.removeprefix(prefix)):
+                continue
+            tensor = state.pop(name)
+            for part in weights.ours(name.removeprefix(prefix)):
+                if part in places:
+                    state[keys[part]] = tensor[places[part].start : places[part].stop]
+        for alias, first in self.family.ties_within(self.config, self.head).items():
+            if keys[alias] not in state and keys[first] in state:
+                state[keys[alias]] = state[keys[first]]
+
+    def _table(self) -> dict[str, Any]:
+        params = self.family.params(self.config, self.head)
+        ties = self.family.ties_within(self.config, self.head)
+        return {**params, **{alias: params[first] for alias, first in ties.items()}}
+
+    # ---------------------------------------------------------------------------------------------------- settings
+
+    def gradient_checkpointing_enable(self) -> None:
+        """Keep only the inputs of layers in training, and compute the rest again on the way back."""
+        self._set_checkpointing(True)
+
+    def gradient_checkpointing_disable(self) -> None:
+        """Keep all activations in training."""
+        self._set_checkpointing(False)
+
+    def _set_checkpointing(self, on: bool) -> None:
+        for module in self.modules():
+            if isinstance(module, Model):
+                module.gradient_checkpointing = on
+
+    def _become(self, config: Config) -> None:
+        """Take another config in place: rows that both have stay, new rows start anew, dtype and device stay."""
+        like = next(self.parameters())
+        other = type(self)(config).to(like.device, like.dtype).train(self.training)
+        old = self.canonical_parameters()
+        with torch.no_grad():
+            for name, value in other.canonical_parameters().items():
+                if name in old:
+                    common = tuple(slice(min(sizes)) for sizes in zip(value.shape, old[name].shape, strict=True))
+                    value[common] = old[name][common]
+        self.config, self._modules, self._parameters = other.config, other._modules, other._parameters
+
+
+@contextmanager
+def _unstarted() -> Iterator[None]:
+    token = _starting.set(False)
+    try:
+        yield
+    finally:
+        _starting.reset(token)
+
+
+@torch.no_grad()
+def _fill(value: nn.Parameter, init: Init) -> None:
+    if init.kind == "normal":
+        value.normal_(init.center, init.spread)
+    elif init.kind == "uniform":
+        value.uniform_(init.center - init.spread, init.center + init.spread)
+    else:
+        value.fill_(init.center)
+
+
+def _numpy_dtype(dtype: torch.dtype) -> np.dtype[Any]:
+    return np.dtype(ml_dtypes.bfloat16) if dtype == torch.bfloat16 else np.dtype(str(dtype).removeprefix("torch."))
+
+
+def _to_numpy(value: Tensor) -> np.ndarray[Any, Any]:
+    value = value.detach().cpu().contiguous()
+    if value.dtype == torch.bfloat16:  # numpy knows it by an extension only
+        return value.view(torch.uint16).numpy().view(ml_dtypes.bfloat16)
+    return value.numpy()
+
+
+def _to_torch(array: np.ndarray[Any, Any]) -> Tensor:
+    array = np.require(array, requirements=["C", "W"])
+    if array.dtype == ml_dtypes.bfloat16:
+        return torch.from_numpy(array.view("uint16")).view(torch.bfloat16)
+    return torch.from_numpy(array)

@@ -1,0 +1,589 @@
+"""Transformer-XL in PyTorch (Dai et al., 2019). What it is stands in `xlcore/families/transfo_xl.py`."""
+
+import warnings
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from xl_torch.layers.attention import attend, distance_encodings, relative_shift
+from xl_torch.layers.basic import FeedForward, layer_norm, linear, parameter
+from xl_torch.layers.memory import CarriedMemory, MemoryThroughBody, require_memory
+from xl_torch.losses import classification_loss, mean_over
+from xl_torch.model import Model
+from xlcore.errors import ShapeError
+from xlcore.families.transfo_xl import TransfoXLConfig, bins, resized, tables
+from xlcore.shapes import IGNORED_LABEL
+
+Memories = list[Tensor]
+
+
+class AdaptiveBin(nn.Module):
+    """One bin of the vocabulary: its table, the biases of its ids in an output, its projection to the hidden size.
+
+    Args:
+        size: the ids in its table, 0 if it stands in the table of the first bin. width: columns of the table.
+        projected: D, or 0 for no projection. biased: whether each id has a bias.
+    """
+
+    def __init__(self, size: int, width: int, projected: int, *, biased: bool) -> None:
+        super().__init__()
+        self.weight = parameter(size, width) if size else None
+        self.bias = parameter(size) if size and biased else None
+        self.projection = parameter(projected, width) if projected else None
+
+
+class Cluster(nn.Module):
+    """The entries of the head softmax that stand for whole bins."""
+
+    def __init__(self, count: int, width: int) -> None:
+        super().__init__()
+        self.weight = parameter(count, width)
+        self.bias = parameter(count)
+
+
+class AdaptiveEmbedding(nn.Module):
+    """Embeddings that are the narrower the rarer a word is (Baevski and Auli, 2019, section 3), scaled by sqrt(D).
+
+    Args:
+        n_token: V. d_embed: columns of the first bin. d_proj: D. cutoffs: borders of the bins without 0 and V.
+        div_val: what the width is divided by from bin to bin.
+        sample_softmax: known from other implementations; without effect.
+    """
+
+    def __init__(
+        self,
+        n_token: int,
+        d_embed: int,
+        d_proj: int,
+        cutoffs: list[int],
+        div_val: int = 1,
+        sample_softmax: bool = False,
+    ) -> None:
+        super().__init__()
+        self.n_token, self.d_proj = n_token, d_proj
+        self.ends = bins(n_token, d_embed, list(cutoffs) if div_val > 1 else [], div_val)
+        projected = d_proj if div_val > 1 or d_embed != d_proj else 0
+        sizes = tables(n_token, d_embed, cutoffs, div_val)
+        self.bins = nn.ModuleList(AdaptiveBin(size, width, projected, biased=False) for size, width in sizes)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Embed ids of any shape as [..., D].
+
+        Raises:
+            ShapeError: for an id outside the vocabulary, on the CPU; elsewhere such an id embeds to zero.
+        """
+        _require_ids("AdaptiveEmbedding", ids, self.n_token)
+        embedded = None
+        for (start, end, _), each in zip(self.ends, self.bins, strict=True):
+            rows = F.embedding((ids - start).clamp(0, end - start - 1), each.weight)
+            rows = rows if each.projection is None else F.linear(rows, each.projection)
+            inside = ((ids >= start) & (ids < end))[..., None]
+            embedded = torch.where(inside, rows, torch.zeros_like(rows) if embedded is None else embedded)
+        return embedded * self.d_proj**0.5
+
+
+class ProjectedAdaptiveLogSoftmax(nn.Module):
+    """Adaptive softmax (Grave et al., 2017): a head over frequent words and clusters, a tail for each cluster.
+
+    Args: as `AdaptiveEmbedding`; keep_order: return losses by position and not by bin.
+    """
+
+    def __init__(
+        self,
+        n_token: int,
+        d_embed: int,
+        d_proj: int,
+        cutoffs: list[int],
+        div_val: int = 1,
+        keep_order: bool = False,
+    ) -> None:
+        super().__init__()
+        self.n_token, self.keep_order = n_token, keep_order
+        self.ends = bins(n_token, d_embed, list(cutoffs), div_val)
+        self.cluster = Cluster(len(cutoffs), d_embed) if cutoffs else None
+        projected = d_proj if div_val > 1 or d_embed != d_proj else 0
+        self.one_table = div_val == 1
+        sizes = [size for size, _ in tables(n_token, d_embed, cutoffs, div_val)] + [0] * len(cutoffs)
+        self.bins = nn.ModuleList(
+            AdaptiveBin(size, width, projected, biased=True)
+            for size, (_, _, width) in zip(sizes, self.ends, strict=False)
+        )
+
+    def forward(self, hidden: Tensor, labels: Tensor | None = None, keep_order: bool = False) -> Tensor:
+        """Return log-probabilities [P, V], or with labels the loss of each next one.
+
+        Args:
+            hidden: [..., T, D]. labels: [..., T]; position t predicts label t + 1; -100 is ignored.
+            keep_order: see the class.
+
+        Returns:
+            Without labels [P, V] for all P positions. With them [P']: by position, zero where the label is ignored; or
+            by bin, each in position order, zeros last, as other implementations have it.
+        """
+        if labels is None:
+            return self.log_prob(hidden.flatten(0, -2))
+        following = labels[..., 1:].flatten()
+        losses = self.losses(hidden[..., :-1, :].flatten(0, -2), following)
+        if keep_order or self.keep_order or self.cluster is None:
+            return losses
+        in_bins = [losses[(following >= start) & (following < end)] for start, end, _ in self.ends]
+        return F.pad(torch.cat(in_bins), (0, losses.numel() - sum(len(each) for each in in_bins)))
+
+    def log_prob(self, hidden: Tensor) -> Tensor:
+        """Return the log-probability of every id, [..., V], for hidden states [..., D]."""
+        head = self._head(hidden)
+        shortlist = self.ends[0][1]
+        parts = [head[..., :shortlist]]
+        for number in range(1, len(self.ends)):
+            entry = head[..., shortlist + number - 1, None]
+            parts.append(entry + self._tail(hidden, number))
+        return torch.cat(parts, dim=-1).to(hidden.dtype)
+
+    def losses(self, hidden: Tensor, labels: Tensor) -> Tensor:
+        """Return -log p(label), zero for a label outside the vocabulary: [P] for hidden [P, D] and labels [P]."""
+        shortlist = self.ends[0][1]
+        entry = labels.clamp(0, shortlist - 1)
+        for number, (start, end, _) in enumerate(self.ends[1:]):
+            entry = torch.where((labels >= start) & (labels < end), shortlist + number, entry)
+        known = (labels >= 0) & (labels < self.n_token)
+        losses = torch.where(known, -_pick(self._head(hidden), entry), 0.0)
+        for number, (start, end, _) in enumerate(self.ends[1:], 1):
+            inside = (labels >= start) & (labels < end)
+            if torch.compiler.is_compiling():  # shapes must not depend on the labels
+                tail = _pick(self._tail(hidden, number), (labels - start).clamp(0, end - start - 1))
+                losses = losses - torch.where(inside, tail, 0.0)
+            else:
+                rows = inside.nonzero()[:, 0]
+                losses = losses.index_add(0, rows, -_pick(self._tail(hidden[rows], number), labels[rows] - start))
+        return losses
+
+    def _head(self, hidden: Tensor) -> Tensor:
+        """Return log-probabilities of the frequent ids and of the clusters, [..., cutoffs[0] + C]."""
+        weight, bias = self._table(0)
+        if self.cluster is not None:
+            weight, bias = torch.cat([weight, self.cluster.weight]), torch.cat([bias, self.cluster.bias])
+        return _log_softmax(F.linear(_projected(hidden, self.bins[0]), weight, bias))
+
+    def _tail(self, hidden: Tensor, number: int) -> Tensor:
+        """Return log-probabilities within one cluster."""
+        weight, bias = self._table(number)
+        return _log_softmax(F.linear(_projected(hidden, self.bins[number]), weight, bias))
+
+    def _table(self, number: int) -> tuple[Tensor, Tensor]:
+        """Return the rows and biases of one bin, which may be a part of the one table of all."""
+        if not self.one_table:
+            return self.bins[number].weight, self.bins[number].bias
+        start, end, _ = self.ends[number]
+        return self.bins[0].weight[start:end], self.bins[0].bias[start:end]
+
+
+def _projected(hidden: Tensor, each: AdaptiveBin) -> Tensor:
+    return hidden if each.projection is None else hidden @ each.projection
+
+
+def _log_softmax(logits: Tensor) -> Tensor:
+    return F.log_softmax(logits, dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32))
+
+
+def _pick(values: Tensor, entries: Tensor) -> Tensor:
+    return values.gather(-1, entries[..., None])[..., 0]
+
+
+def _require_labels(where: str, labels: Tensor, n_token: int) -> None:
+    """Refuse labels that are neither ids nor ignored, where looking costs no wait for a device."""
+    _require_ids(where, torch.where(labels == IGNORED_LABEL, 0, labels), n_token)
+
+
+def _require_ids(where: str, ids: Tensor, n_token: int) -> None:
+    """Refuse ids outside the vocabulary where looking costs no wait for a device."""
+    if ids.device.type != "cpu" or torch.compiler.is_compiling() or not ids.numel():
+        return
+    low, high = int(ids.min()), int(ids.max())
+    if low < 0 or high >= n_token:
+        raise ShapeError(f"{where}: ids must lie in [0, {n_token}), got {low if low < 0 else high}")
+
+
+class RelativeAttention(nn.Module):
+    """Attention by content and by distance (Dai et al., 2019, section 3.3).
+
+    score(t, s) = ((query_t + content_bias) . key_s + (query_t + position_bias) . position_{t-s}) / sqrt(H)
+    """
+
+    def __init__(self, config: TransfoXLConfig) -> None:
+        super().__init__()
+        D, N, H = config.hidden_size, config.num_heads, config.head_dim
+        self.heads = (N, H)
+        self.dropout = config.dropatt
+        self.query = linear(D, N * H, bias=False)
+        self.key = linear(D, N * H, bias=False)
+        self.value = linear(D, N * H, bias=False)
+        self.position = linear(D, N * H, bias=False)
+        self.out = linear(N * H, D, bias=False)
+        self.content_bias = parameter(N, H)
+        self.position_bias = parameter(N, H)
+
+    def forward(
+        self,
+        hidden: Tensor,
+        memory: Tensor,
+        distances: Tensor,
+        visible: Tensor,
+        head_mask: Tensor | None,
+        need_probabilities: bool,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Attend from hidden [B, T, D] to memory [B, M, D] and hidden; distances [S + 1, D]; visible [T, S]."""
+        context = torch.cat([memory.to(hidden.dtype), hidden], dim=1)  # [B, S, D]
+        query = self.query(hidden).unflatten(-1, self.heads)  # [B, T, N, H]
+        key = self.key(context).unflatten(-1, self.heads)  # [B, S, N, H]
+        value = self.value(context).unflatten(-1, self.heads)  # [B, S, N, H]
+        position = self.position(distances).unflatten(-1, self.heads)  # [S + 1, N, H]
+        by_distance = torch.einsum("btnh,rnh->bntr", query + self.position_bias.to(query.dtype), position)
+        bias = relative_shift(by_distance)  # [B, N, T, S]
+        query = query + self.content_bias.to(query.dtype)
+        dropout = self.dropout if self.training else 0.0
+        attended, probabilities = attend(query, key, value, bias, visible, dropout, head_mask, need_probabilities)
+        return self.out(attended), probabilities
+
+
+class TransfoXLBlock(nn.Module):
+    """One layer: attention and feed-forward, each with a residual path; normalised before or after (`pre_lnorm`)."""
+
+    def __init__(self, config: TransfoXLConfig) -> None:
+        super().__init__()
+        self.pre_lnorm = config.pre_lnorm
+        self.attention = RelativeAttention(config)
+        self.attention_norm = layer_norm(config.hidden_size, config.layer_norm_epsilon)
+        self.feed_forward = FeedForward(config.hidden_size, config.feed_forward_size, config.dropout)
+        self.feed_forward_norm = layer_norm(config.hidden_size, config.layer_norm_epsilon)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(
+        self,
+        hidden: Tensor,
+        memory: Tensor,
+        distances: Tensor,
+        visible: Tensor,
+        head_mask: Tensor | None,
+        need_probabilities: bool,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Map hidden [B, T, D] to the same shape; arguments as in `RelativeAttention`."""
+        residual = hidden
+        if self.pre_lnorm:
+            hidden, memory = self.attention_norm(hidden), self.attention_norm(memory)
+        attended, probabilities = self.attention(hidden, memory, distances, visible, head_mask, need_probabilities)
+        hidden = residual + self.dropout(attended)
+        if self.pre_lnorm:
+            return hidden + self.feed_forward(self.feed_forward_norm(hidden)), probabilities
+        hidden = self.attention_norm(hidden)
+        return self.feed_forward_norm(hidden + self.feed_forward(hidden)), probabilities
+
+
+class TransfoXLModel(Model):
+    """The body: embeddings, layers with memory, no head."""
+
+    def __init__(self, config: TransfoXLConfig) -> None:
+        super().__init__(config)
+        self.mem_len = config.mem_len
+        sizes = (config.vocab_size, config.d_embed, config.d_model, config.cutoffs, config.div_val)
+        self.embedding = AdaptiveEmbedding(*sizes)
+        if not config.untie_r:
+            self.content_bias = parameter(config.n_head, config.d_head)
+            self.position_bias = parameter(config.n_head, config.d_head)
+        self.blocks = nn.ModuleList(TransfoXLBlock(config) for _ in range(config.n_layer))
+        for block in self.blocks if not config.untie_r else ():
+            block.attention.content_bias = self.content_bias
+            block.attention.position_bias = self.position_bias
+        self.dropout = nn.Dropout(config.dropout)
+        self.carried = CarriedMemory()
+        self.finish()
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        mems: Memories | None = None,
+        head_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> Any:
+        """Read a segment after the memory of earlier ones.
+
+        Args:
+            input_ids: [B, T], or inputs_embeds: [B, T, D], already scaled.
+            mems: L x [M, B, D], as an earlier call gave them, of any length; None starts as the config says, or takes
+                what `carry_memory` carries.
+            head_mask: [N] or [L, N], 0 for heads to leave out.
+            output_attentions, output_hidden_states, return_dict: as the config has them if None.
+
+        Returns:
+            `TransfoXLModelOutput`, or a tuple of its fields.
+
+        Raises:
+            ShapeError: for inputs of other shapes, ids outside the vocabulary, or both or none of ids and embeddings.
+        """
+        mems = None if mems is None else list(mems)[: len(self.blocks)]  # some keep the last output, too
+        self._check(input_ids=input_ids, mems=mems, head_mask=head_mask, inputs_embeds=inputs_embeds)
+        hidden = self.embedding(input_ids) if inputs_embeds is None else inputs_embeds
+        hidden = self.dropout(hidden)
+        memories = self._memories(mems, hidden)
+        M, T = memories[0].shape[1], hidden.shape[1]
+        distances = distance_encodings(M + T + 1, self.config.d_model, self.config.clamp_len, hidden)
+        distances, visible = self.dropout(distances), self._visible(T, M, hidden)
+        need_probabilities = self.config.output_attentions if output_attentions is None else output_attentions
+        hidden_states, attentions, kept = [], [], []
+        for number, block in enumerate(self.blocks):
+            head = head_mask if head_mask is None or head_mask.dim() == 1 else head_mask[number]
+            hidden_states.append(hidden)
+            kept.append(self._kept(memories[number], hidden))
+            hidden, probabilities = self._run(
+                block, hidden, memories[number], distances, visible, head, need_probabilities
+            )
+            attentions.append(probabilities)
+        hidden = self.dropout(hidden)
+        hidden_states.append(hidden)
+        self._carry(mems, kept)
+        need_hidden = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        output = self.head.output(
+            last_hidden_state=hidden,
+            mems=[memory.transpose(0, 1) for memory in kept] if mems is not None or self.mem_len > 0 else None,
+            hidden_states=tuple(hidden_states) if need_hidden else None,
+            attentions=tuple(attentions) if need_probabilities else None,
+        )
+        return self._returned(output, return_dict)
+
+    def _check(self, **given: Any) -> None:
+        """Hold the inputs against the contract."""
+        where = type(self).__name__
+        if (given["input_ids"] is None) == (given["inputs_embeds"] is None):
+            got = "none" if given["input_ids"] is None else "both"
+            raise ShapeError(f"{where}: input must be either input_ids or inputs_embeds, got {got}")
+        sizes = {"D": self.config.d_model, "N": self.config.n_head, "L": len(self.blocks)}
+        if self.head.inputs.check(where, sizes, given)["T"] == 0:
+            raise ShapeError(f"{where}: a segment must have at least one position, got 0")
+
+    def _run(self, block: nn.Module, *inputs: Any) -> Any:
+        if self.gradient_checkpointing and self.training:
+            return checkpoint(block, *inputs, use_reentrant=False)
+        return block(*inputs)
+
+    def _visible(self, T: int, M: int, hidden: Tensor) -> Tensor:
+        """Return [T, S]: true where a key stands at or before its query and within the window."""
+        queries = torch.arange(M, M + T, device=hidden.device)
+        behind = queries[:, None] - torch.arange(M + T, device=hidden.device)[None, :]
+        visible = behind >= 0
+        if self.config.same_length and self.mem_len > 0:
+            window = self.mem_len if self.config.window_rule == "hf" else M + 1
+            visible = visible & (behind < window)
+        return visible
+
+    # ------------------------------------------------------------------------------------------------------- memory
+
+    def init_mems(self, batch_size: int) -> Memories | None:
+        """Return the memory that a call without one starts from, L x [M, B, D], or None for a model without memory."""
+        if self.mem_len <= 0:
+            return None
+        weight = self.embedding.bins[0].weight
+        length = self.mem_len if self.config.initial_memory == "zeros" else 0
+        zeros = torch.zeros(length, batch_size, self.config.d_model, dtype=weight.dtype, device=weight.device)
+        return [zeros for _ in self.blocks]
+
+    def reset_memory_length(self, mem_len: int) -> None:
+        """Keep `mem_len` positions from now on; the config stays as it is."""
+        self.mem_len = mem_len
+
+    def carry_memory(self, batch_size: int) -> None:
+        """From now on start each call without `mems` from the memory that the call before it left, row by row.
+
+        For loops over consecutive segments of `batch_size` texts. `reset_memory` forgets, `drop_memory` ends it.
+        """
+        length = max(self.mem_len, 0) if self.config.initial_memory == "zeros" else 0
+        require_memory(type(self).__name__, length)
+        like = self.embedding.bins[0].weight
+        self.carried.start(len(self.blocks), batch_size, length, self.config.d_model, like)
+
+    def reset_memory(self) -> None:
+        """Forget what `carry_memory` carries, as at the start of a text."""
+        self.carried.reset()
+
+    def drop_memory(self) -> None:
+        """End `carry_memory`."""
+        self.carried.stop()
+
+    def _memories(self, mems: Memories | None, hidden: Tensor) -> Memories:
+        """Return the memory of each layer batch first, L x [B, M, D]."""
+        if mems is not None:
+            return [memory.transpose(0, 1) for memory in mems]
+        if self.carried.active:
+            return self.carried.read(type(self).__name__, hidden.shape[0])
+        length = self.mem_len if self.mem_len > 0 and self.config.initial_memory == "zeros" else 0
+        return [hidden.new_zeros(hidden.shape[0], length, hidden.shape[2])] * len(self.blocks)
+
+    def _kept(self, memory: Tensor, hidden: Tensor) -> Tensor:
+        """Return the last `mem_len` of memory and segment, cut off from the gradient."""
+        both = torch.cat([memory.to(hidden.dtype), hidden], dim=1).detach()
+        return both[:, max(0, both.shape[1] - max(self.mem_len, 0)) :]
+
+    def _carry(self, mems: Memories | None, kept: Memories) -> None:
+        if mems is None and self.carried.active:
+            self.carried.keep(kept)
+
+    # --------------------------------------------------------------------------------------------------- embeddings
+
+    def get_input_embeddings(self) -> AdaptiveEmbedding:
+        """Return the embedding of all bins."""
+        return self.embedding
+
+    def resize_token_embeddings(self, new_num_tokens: int, layer: int = -1) -> AdaptiveEmbedding:
+        """Grow or shrink one bin so that the vocabulary has `new_num_tokens`; see `resized`."""
+        self._become(resized(self.config, new_num_tokens, layer))
+        return self.embedding
+
+
+class TransfoXLLMHeadModel(MemoryThroughBody, Model):
+    """The body with an adaptive softmax over the next word."""
+
+    def __init__(self, config: TransfoXLConfig) -> None:
+        super().__init__(config)
+        self.transformer = TransfoXLModel(config)
+        sizes = (config.vocab_size, config.d_embed, config.d_model, config.cutoffs, config.div_val)
+        self.crit = ProjectedAdaptiveLogSoftmax(*sizes)
+        for number, out in enumerate(self.crit.bins):
+            into = self.transformer.embedding.bins[number if config.div_val > 1 else 0]
+            if config.tie_word_embeddings and out.weight is not None:
+                out.weight = into.weight
+            if config.tie_projs[number] and out.projection is not None:
+                out.projection = into.projection
+        self.finish()
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        mems: Memories | None = None,
+        head_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        output_scores: bool = False,
+        logits_to_keep: int = 0,
+    ) -> Any:
+        """Predict each next word.
+
+        Args: as `TransfoXLModel.forward`, and
+            labels: [B, T], the input itself (position t predicts label t + 1), or [B, T + 1], whose last column the
+                last position predicts. -100 is ignored. Never changed.
+            output_scores: give `prediction_scores` beside the losses, too.
+            logits_to_keep: scores of that many last positions only; 0 for all.
+
+        Returns:
+            `TransfoXLLMHeadModelOutput`, or a tuple of its fields. With labels `losses` [B, U - 1] by position, zero
+            where the label is ignored, and their mean `loss` over those that are not; without, `prediction_scores`.
+        """
+        body = self.transformer(
+            input_ids, mems, head_mask, inputs_embeds, output_attentions, output_hidden_states, return_dict=True
+        )
+        hidden = body.last_hidden_state
+        losses, loss, scores = None, None, ()
+        if labels is not None:
+            following = self._following(labels, hidden)
+            losses = self.crit.losses(hidden[:, : following.shape[1]].flatten(0, 1), following.flatten())
+            losses = losses.unflatten(0, following.shape)  # [B, U - 1]
+            loss = mean_over(losses, (following >= 0) & (following < self.config.vocab_size))
+        if labels is None or output_scores:
+            scores = self.crit.log_prob(hidden[:, -logits_to_keep:])
+        rest = {name: body.get(name) for name in ("mems", "hidden_states", "attentions")}
+        output = self.head.output(losses=losses, prediction_scores=scores, loss=loss, **rest)
+        return self._returned(output, return_dict, first="loss" if self.config.trainer_compatible else None)
+
+    def _following(self, labels: Tensor, hidden: Tensor) -> Tensor:
+        """Return [B, U - 1], the label that each position predicts."""
+        where, T = type(self).__name__, hidden.shape[1]
+        self.head.inputs.check(where, {"B": hidden.shape[0]}, {"labels": labels})
+        if labels.shape[1] not in (T, T + 1) or labels.shape[1] < 2:
+            raise ShapeError(
+                f"{where}: labels must have {T} columns, or {T + 1} with the word after the last, and at least 2, "
+                f"got {labels.shape[1]}"
+            )
+        _require_labels(where, labels, self.config.vocab_size)
+        return labels[:, 1:]
+
+    def get_input_embeddings(self) -> AdaptiveEmbedding:
+        """Return the embedding of all bins."""
+        return self.transformer.embedding
+
+    def get_output_embeddings(self) -> AdaptiveBin:
+        """Return the output table of the last bin."""
+        return self.crit.bins[-1]
+
+    def resize_token_embeddings(self, new_num_tokens: int, layer: int = -1) -> AdaptiveEmbedding:
+        """Grow or shrink one bin, in and out, so that the vocabulary has `new_num_tokens`; see `resized`."""
+        self._become(resized(self.config, new_num_tokens, layer))
+        return self.transformer.embedding
+
+
+class TransfoXLForSequenceClassification(MemoryThroughBody, Model):
+    """The body with a score for each label, read at the last position of each text."""
+
+    def __init__(self, config: TransfoXLConfig) -> None:
+        super().__init__(config)
+        self.transformer = TransfoXLModel(config)
+        self.score = linear(config.d_model, config.num_labels, bias=False)
+        self.finish()
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        mems: Memories | None = None,
+        head_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> Any:
+        """Score each label for each text.
+
+        Args: as `TransfoXLModel.forward`, and
+            labels: [B] classes (-100 is ignored), [B] numbers or [B, K] zeros and ones; `config.problem_type` or,
+                without it, number of labels and dtype decide which.
+
+        Returns:
+            `TransfoXLSequenceClassifierOutputWithPast`, or a tuple of its fields. A text is read at the position before
+            its first `pad_token_id`, at its last position if there is none or padding comes first.
+        """
+        body = self.transformer(
+            input_ids, mems, head_mask, inputs_embeds, output_attentions, output_hidden_states, return_dict=True
+        )
+        hidden = body.last_hidden_state
+        self.head.inputs.check(type(self).__name__, {"B": hidden.shape[0]}, {"labels": labels})
+        rows = torch.arange(hidden.shape[0], device=hidden.device)
+        logits = self.score(hidden[rows, self._last_positions(input_ids, hidden)])  # [B, K]
+        loss = None if labels is None else classification_loss(logits, labels, self.config.problem_type)
+        rest = {name: body.get(name) for name in ("mems", "hidden_states", "attentions")}
+        return self._returned(self.head.output(loss=loss, logits=logits, **rest), return_dict)
+
+    def _last_positions(self, input_ids: Tensor | None, hidden: Tensor) -> Tensor:
+        """Return [B], where each text ends."""
+        where, pad, T = type(self).__name__, self.config.pad_token_id, hidden.shape[1]
+        if pad is None and hidden.shape[0] > 1:
+            raise ShapeError(f"{where}: a batch must have one row without config.pad_token_id, got {hidden.shape[0]}")
+        if pad is not None and input_ids is None:
+            warnings.warn(f"{where}: padding cannot be seen in inputs_embeds; the last position is read", stacklevel=2)
+        if pad is None or input_ids is None:
+            return torch.full((hidden.shape[0],), T - 1, device=hidden.device)
+        padding = (input_ids == pad).int()
+        return (padding.argmax(-1) - 1) % T  # no padding, or padding first: the last position
+
+    def get_input_embeddings(self) -> AdaptiveEmbedding:
+        """Return the embedding of all bins."""
+        return self.transformer.embedding
+
+    def resize_token_embeddings(self, new_num_tokens: int, layer: int = -1) -> AdaptiveEmbedding:
+        """Grow or shrink one bin so that the vocabulary has `new_num_tokens`; see `resized`."""
+        self._become(resized(self.config, new_num_tokens, layer))
+        return self.transformer.embedding

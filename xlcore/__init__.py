@@ -1,0 +1,23 @@
+"""The specification of the model families: configurations, contracts, parameters, names; no framework."""
+
+from xlcore.config import Config
+from xlcore.errors import ConfigError, FormatError, ParityError, ShapeError, TokenizerError, WeightError, XLError
+from xlcore.families import FAMILIES
+from xlcore.families.transfo_xl import TransfoXLConfig
+from xlcore.outputs import ModelOutput
+
+__version__ = "0.1.0"
+__all__ = [
+    "FAMILIES",
+    "Config",
+    "ConfigError",
+    "FormatError",
+    "ModelOutput",
+    "ParityError",
+    "ShapeError",
+    "TokenizerError",
+    "TransfoXLConfig",
+    "WeightError",
+    "XLError",
+    "__version__",
+]

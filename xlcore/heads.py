@@ -1,0 +1,83 @@
+"""Each kind of head once: what it adds to a body in parameters, labels and output fields, and its loss rule."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from xlcore.config import Config
+from xlcore.outputs import ModelOutput
+from xlcore.params import Init, Param, Params
+from xlcore.shapes import Contract
+
+
+@dataclass(frozen=True)
+class Head:
+    """One public model class of a family.
+
+    Args:
+        name: the name of its class in PyTorch; Keras puts TF before it.
+        kind: which of the known kinds of head it is; `"base"` for the body alone.
+        inputs: what a call takes.
+        output: the class of what a call returns, fields in order.
+        params: from a config to the parameters that the head adds to the body.
+    """
+
+    name: str
+    kind: str
+    inputs: Contract
+    output: type[ModelOutput]
+    params: Callable[[Any], Params]
+
+
+@dataclass(frozen=True)
+class Family:
+    """One family of models.
+
+    Args:
+        config: its configuration class, which names the `model_type`.
+        prefix: the attribute under which a model with a head keeps its body.
+        body: from a config to the parameters of the body, by canonical name.
+        ties: from a config to the canonical names that are second names of a tensor: second to first.
+        heads: its public model classes, the body alone first.
+        released: configs of published checkpoints by name.
+    """
+
+    config: type[Config]
+    prefix: str
+    body: Callable[[Any], Params]
+    ties: Callable[[Any], Mapping[str, str]]
+    heads: tuple[Head, ...]
+    released: Mapping[str, Mapping[str, Any]]
+
+    def params(self, config: Config, head: Head) -> Params:
+        """List all parameters of a model: the body's and the head's, each tensor once."""
+        return {**self.body(config), **head.params(config)}
+
+    def ties_within(self, config: Config, head: Head) -> dict[str, str]:
+        """Return the ties whose second name belongs to a part that the model has."""
+        names = self.params(config, head)
+        parts = {name.split(".")[0] for name in names}
+        return {alias: name for alias, name in self.ties(config).items() if alias.split(".")[0] in parts}
+
+
+def no_params(config: Any) -> Params:
+    """List the parameters of a head that has none."""
+    return {}
+
+
+def score_params(size: int, labels: int, init: Init) -> dict[str, Param]:
+    """List the parameters of a sequence classifier without bias: one row a label."""
+    return {"score.weight": Param((labels, size), init, "linear")}
+
+
+def classification_problem(problem_type: str | None, num_labels: int, integer_labels: bool) -> str:
+    """Tell which loss a sequence classifier has for its labels.
+
+    A problem type that the config names wins; else one label means regression, whole numbers mean classes
+    (cross entropy, -100 ignored), and anything else independent labels (binary cross entropy).
+    """
+    if problem_type is not None:
+        return problem_type
+    if num_labels == 1:
+        return "regression"
+    return "single_label_classification" if integer_labels else "multi_label_classification"

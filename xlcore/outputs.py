@@ -1,0 +1,39 @@
+"""What a model returns: fields that can be read by attribute, by key, by position, or as a tuple."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar
+
+
+class ModelOutput(dict[str, Any]):
+    """A dictionary of the fields that a call produced, in the order in which its class declares them.
+
+    `out.loss`, `out["loss"]`, `out[0]`, `out[:2]` and `out.to_tuple()` all work. A field that the call did not
+    produce reads as None by attribute and is absent otherwise. Iterating yields keys, as in any dictionary.
+    """
+
+    fields: ClassVar[tuple[str, ...]] = ()
+    other_names: ClassVar[dict[str, str]] = {}
+
+    def __init__(self, given: Mapping[str, Any] | Iterable[tuple[str, Any]] = (), **more: Any) -> None:
+        given = {**dict(given), **more}
+        if unknown := given.keys() - set(self.fields):
+            raise KeyError(f"{type(self).__name__} has no field {sorted(unknown)[0]!r}, only {', '.join(self.fields)}")
+        super().__init__({name: given[name] for name in self.fields if given.get(name) is not None})
+
+    def __getattr__(self, name: str) -> Any:
+        name = self.other_names.get(name, name)
+        if name in self.fields:
+            return self.get(name)
+        raise AttributeError(f"{type(self).__name__} has no field {name!r}, only {', '.join(self.fields)}")
+
+    def __getitem__(self, key: Any) -> Any:
+        if isinstance(key, str):
+            return super().__getitem__(self.other_names.get(key, key))
+        return self.to_tuple()[key]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (dict(self),)
+
+    def to_tuple(self) -> tuple[Any, ...]:
+        """Return the fields that there are, in order."""
+        return tuple(self.values())

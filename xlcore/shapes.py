@@ -1,0 +1,105 @@
+"""The alphabet of axes, and contracts: what a call takes and returns.
+
+B batch, T query positions, M memory, S = M + T keys, R distances, P predicted positions, D hidden, E embedding,
+F feed-forward, N heads, H head size, V vocabulary, L layers, C choices, K labels, U label positions.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from xlcore.errors import ShapeError
+
+IGNORED_LABEL = -100
+
+
+@dataclass(frozen=True)
+class Array:
+    """One array of a contract.
+
+    Args:
+        axes: letters of the alphabet, `"B T D"`; several forms of different rank as `"N | L N"`.
+        values: what stands in it: real numbers, ids below V, labels (ids, or -100), classes below K, or 0/1 to keep.
+        times: the axis that counts how many such arrays make a list, `"L"`; empty for a single array.
+    """
+
+    axes: str
+    values: Literal["real", "ids", "labels", "classes", "keep"] = "real"
+    times: str = ""
+
+    def forms(self) -> list[list[str]]:
+        """Return the letters of each form."""
+        return [form.split() for form in self.axes.split("|")]
+
+
+class Contract(dict[str, Array]):
+    """The arrays of a call by the name of their argument or field."""
+
+    def __or__(self, other: Mapping[str, Array]) -> "Contract":  # type: ignore[override]
+        return Contract({**self, **other})
+
+    def check(self, where: str, sizes: Mapping[str, int], given: Mapping[str, Any]) -> dict[str, int]:
+        """Check the shapes of what was given and return the size of every axis met.
+
+        Sizes that a framework does not know yet (None) fit anything.
+
+        Raises:
+            ShapeError: names the argument, the axes that it must have and the shape that it has.
+        """
+        found = dict(sizes)
+        for name, array in self.items():
+            value = given.get(name)
+            if value is None:
+                continue
+            if not array.times:
+                _bind(where, name, array, value, found)
+                continue
+            if not isinstance(value, Sequence) or len(value) != found[array.times]:
+                got = f"{len(value)}" if isinstance(value, Sequence) else type(value).__name__
+                raise ShapeError(
+                    f"{where}: {name} must be a list of {found[array.times]} arrays, one a layer, got {got}"
+                )
+            for number, entry in enumerate(value):
+                _bind(where, f"{name}[{number}]", array, entry, found)
+        return found
+
+    def draw(self, sizes: Mapping[str, int], seed: int, names: Iterable[str]) -> dict[str, Any]:
+        """Draw random valid arrays for some of the names: distinct in every row, the same for the same seed."""
+        rng = np.random.default_rng(seed)
+        drawn: dict[str, Any] = {}
+        for name in names:
+            array = self[name]
+            one = [_draw(array, sizes, rng) for _ in range(sizes[array.times] if array.times else 1)]
+            drawn[name] = one if array.times else one[0]
+        return drawn
+
+
+def _bind(where: str, name: str, array: Array, value: Any, found: dict[str, int]) -> None:
+    """Hold one shape against the contract, and learn the sizes of the axes that were free."""
+    shape = tuple(value.shape)
+    form = next((form for form in array.forms() if len(form) == len(shape)), None)
+    fits = form is not None
+    for axis, size in zip(form or (), shape, strict=False):
+        if size is not None:
+            fits = fits and found.setdefault(axis, size) == size
+    if not fits:
+        wanted = " or ".join(f"[{', '.join(_sized(axis, found) for axis in form)}]" for form in array.forms())
+        raise ShapeError(f"{where}: {name} must have shape {wanted}, got {list(shape)}")
+
+
+def _sized(axis: str, found: Mapping[str, int]) -> str:
+    return f"{axis}={found[axis]}" if axis in found else axis
+
+
+def _draw(array: Array, sizes: Mapping[str, int], rng: np.random.Generator) -> Any:
+    shape = tuple(sizes[axis] for axis in array.forms()[-1])
+    if array.values == "real":
+        return rng.standard_normal(shape).astype("float32")
+    if array.values == "keep":
+        return rng.integers(0, 2, shape).astype("float32")
+    drawn = rng.integers(0, sizes["K" if array.values == "classes" else "V"], shape)
+    if array.values == "labels":
+        drawn[rng.random(shape) < 0.2] = IGNORED_LABEL
+    return drawn
