@@ -1,9 +1,8 @@
 """The models in PyTorch."""
 
+from xl_torch.layers.adaptive import AdaptiveEmbedding, ProjectedAdaptiveLogSoftmax
 from xl_torch.model import Model
 from xl_torch.transfo_xl import (
-    AdaptiveEmbedding,
-    ProjectedAdaptiveLogSoftmax,
     TransfoXLForSequenceClassification,
     TransfoXLLMHeadModel,
     TransfoXLModel,

@@ -4,206 +4,19 @@ import warnings
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from xl_torch.layers.adaptive import AdaptiveBin, AdaptiveEmbedding, ProjectedAdaptiveLogSoftmax, require_labels
 from xl_torch.layers.attention import attend, distance_encodings, relative_shift
 from xl_torch.layers.basic import FeedForward, layer_norm, linear, parameter
 from xl_torch.layers.memory import CarriedMemory, MemoryThroughBody, require_memory
 from xl_torch.losses import classification_loss, mean_over
 from xl_torch.model import Model
 from xlcore.errors import ShapeError
-from xlcore.families.transfo_xl import TransfoXLConfig, bins, resized, tables
-from xlcore.shapes import IGNORED_LABEL
+from xlcore.families.transfo_xl import TransfoXLConfig, resized
 
 Memories = list[Tensor]
-
-
-class AdaptiveBin(nn.Module):
-    """One bin of the vocabulary: its table, the biases of its ids in an output, its projection to the hidden size.
-
-    Args:
-        size: the ids in its table, 0 if it stands in the table of the first bin. width: columns of the table.
-        projected: D, or 0 for no projection. biased: whether each id has a bias.
-    """
-
-    def __init__(self, size: int, width: int, projected: int, *, biased: bool) -> None:
-        super().__init__()
-        self.weight = parameter(size, width) if size else None
-        self.bias = parameter(size) if size and biased else None
-        self.projection = parameter(projected, width) if projected else None
-
-
-class Cluster(nn.Module):
-    """The entries of the head softmax that stand for whole bins."""
-
-    def __init__(self, count: int, width: int) -> None:
-        super().__init__()
-        self.weight = parameter(count, width)
-        self.bias = parameter(count)
-
-
-class AdaptiveEmbedding(nn.Module):
-    """Embeddings that are the narrower the rarer a word is (Baevski and Auli, 2019, section 3), scaled by sqrt(D).
-
-    Args:
-        n_token: V. d_embed: columns of the first bin. d_proj: D. cutoffs: borders of the bins without 0 and V.
-        div_val: what the width is divided by from bin to bin.
-        sample_softmax: known from other implementations; without effect.
-    """
-
-    def __init__(
-        self,
-        n_token: int,
-        d_embed: int,
-        d_proj: int,
-        cutoffs: list[int],
-        div_val: int = 1,
-        sample_softmax: bool = False,
-    ) -> None:
-        super().__init__()
-        self.n_token, self.d_proj = n_token, d_proj
-        self.ends = bins(n_token, d_embed, list(cutoffs) if div_val > 1 else [], div_val)
-        projected = d_proj if div_val > 1 or d_embed != d_proj else 0
-        sizes = tables(n_token, d_embed, cutoffs, div_val)
-        self.bins = nn.ModuleList(AdaptiveBin(size, width, projected, biased=False) for size, width in sizes)
-
-    def forward(self, ids: Tensor) -> Tensor:
-        """Embed ids of any shape as [..., D].
-
-        Raises:
-            ShapeError: for an id outside the vocabulary, on the CPU; elsewhere such an id embeds to zero.
-        """
-        _require_ids("AdaptiveEmbedding", ids, self.n_token)
-        embedded = None
-        for (start, end, _), each in zip(self.ends, self.bins, strict=True):
-            rows = F.embedding((ids - start).clamp(0, end - start - 1), each.weight)
-            rows = rows if each.projection is None else F.linear(rows, each.projection)
-            inside = ((ids >= start) & (ids < end))[..., None]
-            embedded = torch.where(inside, rows, torch.zeros_like(rows) if embedded is None else embedded)
-        return embedded * self.d_proj**0.5
-
-
-class ProjectedAdaptiveLogSoftmax(nn.Module):
-    """Adaptive softmax (Grave et al., 2017): a head over frequent words and clusters, a tail for each cluster.
-
-    Args: as `AdaptiveEmbedding`; keep_order: return losses by position and not by bin.
-    """
-
-    def __init__(
-        self,
-        n_token: int,
-        d_embed: int,
-        d_proj: int,
-        cutoffs: list[int],
-        div_val: int = 1,
-        keep_order: bool = False,
-    ) -> None:
-        super().__init__()
-        self.n_token, self.keep_order = n_token, keep_order
-        self.ends = bins(n_token, d_embed, list(cutoffs), div_val)
-        self.cluster = Cluster(len(cutoffs), d_embed) if cutoffs else None
-        projected = d_proj if div_val > 1 or d_embed != d_proj else 0
-        self.one_table = div_val == 1
-        sizes = [size for size, _ in tables(n_token, d_embed, cutoffs, div_val)] + [0] * len(cutoffs)
-        self.bins = nn.ModuleList(
-            AdaptiveBin(size, width, projected, biased=True)
-            for size, (_, _, width) in zip(sizes, self.ends, strict=False)
-        )
-
-    def forward(self, hidden: Tensor, labels: Tensor | None = None, keep_order: bool = False) -> Tensor:
-        """Return log-probabilities [P, V], or with labels the loss of each next one.
-
-        Args:
-            hidden: [..., T, D]. labels: [..., T]; position t predicts label t + 1; -100 is ignored.
-            keep_order: see the class.
-
-        Returns:
-            Without labels [P, V] for all P positions. With them [P']: by position, zero where the label is ignored; or
-            by bin, each in position order, zeros last, as other implementations have it.
-        """
-        if labels is None:
-            return self.log_prob(hidden.flatten(0, -2))
-        following = labels[..., 1:].flatten()
-        losses = self.losses(hidden[..., :-1, :].flatten(0, -2), following)
-        if keep_order or self.keep_order or self.cluster is None:
-            return losses
-        in_bins = [losses[(following >= start) & (following < end)] for start, end, _ in self.ends]
-        return F.pad(torch.cat(in_bins), (0, losses.numel() - sum(len(each) for each in in_bins)))
-
-    def log_prob(self, hidden: Tensor) -> Tensor:
-        """Return the log-probability of every id, [..., V], for hidden states [..., D]."""
-        head = self._head(hidden)
-        shortlist = self.ends[0][1]
-        parts = [head[..., :shortlist]]
-        for number in range(1, len(self.ends)):
-            entry = head[..., shortlist + number - 1, None]
-            parts.append(entry + self._tail(hidden, number))
-        return torch.cat(parts, dim=-1).to(hidden.dtype)
-
-    def losses(self, hidden: Tensor, labels: Tensor) -> Tensor:
-        """Return -log p(label), zero for a label outside the vocabulary: [P] for hidden [P, D] and labels [P]."""
-        shortlist = self.ends[0][1]
-        entry = labels.clamp(0, shortlist - 1)
-        for number, (start, end, _) in enumerate(self.ends[1:]):
-            entry = torch.where((labels >= start) & (labels < end), shortlist + number, entry)
-        known = (labels >= 0) & (labels < self.n_token)
-        losses = torch.where(known, -_pick(self._head(hidden), entry), 0.0)
-        for number, (start, end, _) in enumerate(self.ends[1:], 1):
-            inside = (labels >= start) & (labels < end)
-            if torch.compiler.is_compiling():  # shapes must not depend on the labels
-                tail = _pick(self._tail(hidden, number), (labels - start).clamp(0, end - start - 1))
-                losses = losses - torch.where(inside, tail, 0.0)
-            else:
-                rows = inside.nonzero()[:, 0]
-                losses = losses.index_add(0, rows, -_pick(self._tail(hidden[rows], number), labels[rows] - start))
-        return losses
-
-    def _head(self, hidden: Tensor) -> Tensor:
-        """Return log-probabilities of the frequent ids and of the clusters, [..., cutoffs[0] + C]."""
-        weight, bias = self._table(0)
-        if self.cluster is not None:
-            weight, bias = torch.cat([weight, self.cluster.weight]), torch.cat([bias, self.cluster.bias])
-        return _log_softmax(F.linear(_projected(hidden, self.bins[0]), weight, bias))
-
-    def _tail(self, hidden: Tensor, number: int) -> Tensor:
-        """Return log-probabilities within one cluster."""
-        weight, bias = self._table(number)
-        return _log_softmax(F.linear(_projected(hidden, self.bins[number]), weight, bias))
-
-    def _table(self, number: int) -> tuple[Tensor, Tensor]:
-        """Return the rows and biases of one bin, which may be a part of the one table of all."""
-        if not self.one_table:
-            return self.bins[number].weight, self.bins[number].bias
-        start, end, _ = self.ends[number]
-        return self.bins[0].weight[start:end], self.bins[0].bias[start:end]
-
-
-def _projected(hidden: Tensor, each: AdaptiveBin) -> Tensor:
-    return hidden if each.projection is None else hidden @ each.projection
-
-
-def _log_softmax(logits: Tensor) -> Tensor:
-    return F.log_softmax(logits, dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32))
-
-
-def _pick(values: Tensor, entries: Tensor) -> Tensor:
-    return values.gather(-1, entries[..., None])[..., 0]
-
-
-def _require_labels(where: str, labels: Tensor, n_token: int) -> None:
-    """Refuse labels that are neither ids nor ignored, where looking costs no wait for a device."""
-    _require_ids(where, torch.where(labels == IGNORED_LABEL, 0, labels), n_token)
-
-
-def _require_ids(where: str, ids: Tensor, n_token: int) -> None:
-    """Refuse ids outside the vocabulary where looking costs no wait for a device."""
-    if ids.device.type != "cpu" or torch.compiler.is_compiling() or not ids.numel():
-        return
-    low, high = int(ids.min()), int(ids.max())
-    if low < 0 or high >= n_token:
-        raise ShapeError(f"{where}: ids must lie in [0, {n_token}), got {low if low < 0 else high}")
 
 
 class RelativeAttention(nn.Module):
@@ -222,8 +35,8 @@ class RelativeAttention(nn.Module):
         self.value = linear(D, N * H, bias=False)
         self.position = linear(D, N * H, bias=False)
         self.out = linear(N * H, D, bias=False)
-        self.content_bias = parameter(N, H)
-        self.position_bias = parameter(N, H)
+        self.content_bias = parameter(N, H) if config.untie_r else None  # else the model gives all layers the same
+        self.position_bias = parameter(N, H) if config.untie_r else None
 
     def forward(
         self,
@@ -450,13 +263,8 @@ class TransfoXLLMHeadModel(MemoryThroughBody, Model):
         super().__init__(config)
         self.transformer = TransfoXLModel(config)
         sizes = (config.vocab_size, config.d_embed, config.d_model, config.cutoffs, config.div_val)
-        self.crit = ProjectedAdaptiveLogSoftmax(*sizes)
-        for number, out in enumerate(self.crit.bins):
-            into = self.transformer.embedding.bins[number if config.div_val > 1 else 0]
-            if config.tie_word_embeddings and out.weight is not None:
-                out.weight = into.weight
-            if config.tie_projs[number] and out.projection is not None:
-                out.projection = into.projection
+        ties = {"tie_weight": config.tie_word_embeddings, "tie_projs": config.tie_projs}
+        self.crit = ProjectedAdaptiveLogSoftmax(*sizes, embedding=self.transformer.embedding, **ties)
         self.finish()
 
     def forward(
@@ -491,7 +299,7 @@ class TransfoXLLMHeadModel(MemoryThroughBody, Model):
         losses, loss, scores = None, None, ()
         if labels is not None:
             following = self._following(labels, hidden)
-            losses = self.crit.losses(hidden[:, : following.shape[1]].flatten(0, 1), following.flatten())
+            losses = self.crit.token_losses(hidden[:, : following.shape[1]].flatten(0, 1), following.flatten())
             losses = losses.unflatten(0, following.shape)  # [B, U - 1]
             loss = mean_over(losses, (following >= 0) & (following < self.config.vocab_size))
         if labels is None or output_scores:
@@ -509,7 +317,7 @@ class TransfoXLLMHeadModel(MemoryThroughBody, Model):
                 f"{where}: labels must have {T} columns, or {T + 1} with the word after the last, and at least 2, "
                 f"got {labels.shape[1]}"
             )
-        _require_labels(where, labels, self.config.vocab_size)
+        require_labels(where, labels, self.config.vocab_size)
         return labels[:, 1:]
 
     def get_input_embeddings(self) -> AdaptiveEmbedding:

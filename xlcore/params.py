@@ -32,13 +32,13 @@ ONES = Init("constant", 1.0)
 class Param:
     """One parameter: its shape, its start, and what it is.
 
-    `linear` weights are [out, in]; Keras keeps them the other way round. `norm` and `table` tell Keras' own
-    names apart (gamma, beta, embeddings); `plain` is anything else, stored alike everywhere.
+    `linear` weights are [out, in], which Keras keeps the other way round as kernels; `norm` weights and biases are its
+    gammas and betas; `plain` is anything else, the same everywhere.
     """
 
     shape: tuple[int, ...]
     init: Init
-    kind: Literal["plain", "linear", "norm", "table"] = "plain"
+    kind: Literal["plain", "linear", "norm"] = "plain"
 
 
 Params = Mapping[str, Param]

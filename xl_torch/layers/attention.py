@@ -16,7 +16,7 @@ def distance_encodings(count: int, size: int, clamp_len: int, like: Tensor) -> T
     if clamp_len > 0:
         distances = distances.clamp(max=clamp_len)
     exponents = torch.arange(0, size, 2, device=like.device).to(precise) / size
-    angles = distances[:, None] * 10000.0**-exponents[None, :]
+    angles = distances[:, None] * 10000.0 ** -exponents[None, :]
     return torch.cat([angles.sin(), angles.cos()], dim=-1).to(like.dtype)
 
 

@@ -13,7 +13,9 @@ def require_memory(where: str, length: int) -> None:
         ConfigError: for a model without memory, or one that starts from an empty memory.
     """
     if length <= 0:
-        raise ConfigError(f"{where}: carry_memory must have a memory that starts with mem_len zeros, got length {length}")
+        raise ConfigError(
+            f"{where}: carry_memory must have a memory that starts with mem_len zeros, got length {length}"
+        )
 
 
 class CarriedMemory(nn.Module):

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any, ClassVar
 
+from xlcore.adaptive import bins, tables
 from xlcore.config import Config, Unfit, boolean, field, list_of, one_of, optional, positive, probability, real, whole
 from xlcore.errors import ConfigError
 from xlcore.heads import Family, Head, no_params, score_params
@@ -122,19 +123,6 @@ class TransfoXLConfig(Config):
         )
 
 
-def bins(vocab_size: int, d_embed: int, cutoffs: list[int], div_val: int) -> list[tuple[int, int, int]]:
-    """Return for every bin of the vocabulary its first id, the id after its last, and its embedding width."""
-    borders = pairwise([0, *cutoffs, vocab_size])
-    return [(start, end, d_embed // div_val**number) for number, (start, end) in enumerate(borders)]
-
-
-def tables(vocab_size: int, d_embed: int, cutoffs: list[int], div_val: int) -> list[tuple[int, int]]:
-    """Return size and width of every embedding table: one a bin, or one in all if all bins are equally wide."""
-    if div_val == 1:
-        return [(vocab_size, d_embed)]
-    return [(end - start, width) for start, end, width in bins(vocab_size, d_embed, cutoffs, div_val)]
-
-
 def resized(config: TransfoXLConfig, new_num_tokens: int, layer: int = -1) -> TransfoXLConfig:
     """Return a config whose vocabulary has `new_num_tokens`, the difference made by one table.
 
@@ -147,7 +135,10 @@ def resized(config: TransfoXLConfig, new_num_tokens: int, layer: int = -1) -> Tr
     Raises:
         ConfigError: if there is no such table, or nothing would be left of it.
     """
-    where, count = "resize_token_embeddings", len(tables(config.vocab_size, config.d_embed, config.cutoffs, config.div_val))
+    where, count = (
+        "resize_token_embeddings",
+        len(tables(config.vocab_size, config.d_embed, config.cutoffs, config.div_val)),
+    )
     if not -count <= layer < count:
         raise ConfigError(f"{where}: layer must lie in [-{count}, {count}), got {layer}")
     difference = new_num_tokens - config.vocab_size
@@ -176,7 +167,7 @@ def embedding(c: TransfoXLConfig) -> Params:
     """List the tables and their projections to the hidden size (none where one table has that size itself)."""
     listed: dict[str, Param] = {}
     for number, (size, width) in enumerate(tables(c.vocab_size, c.d_embed, c.cutoffs, c.div_val)):
-        listed[f"bins.{number}.weight"] = Param((size, width), weight_init(c), "table")
+        listed[f"bins.{number}.weight"] = Param((size, width), weight_init(c))
         if is_projected(c):
             listed[f"bins.{number}.projection"] = Param((c.d_model, width), normal(c.proj_init_std))
     return listed

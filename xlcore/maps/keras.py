@@ -6,7 +6,6 @@ _NAMES = {
     ("norm", "weight"): "gamma",
     ("norm", "bias"): "beta",
     ("linear", "weight"): "kernel",
-    ("table", "weight"): "embeddings",
 }
 
 

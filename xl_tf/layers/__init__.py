@@ -1,0 +1,1 @@
+"""Layers and functions that more than one family is made of."""

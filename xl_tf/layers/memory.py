@@ -1,0 +1,103 @@
+"""Memory that a model carries from call to call by itself."""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from xlcore.errors import ConfigError, ShapeError
+
+
+def require_memory(where: str, length: int) -> None:
+    """Refuse to carry a memory that has no fixed length.
+
+    Raises:
+        ConfigError: for a model without memory, or one that starts from an empty memory.
+    """
+    if length <= 0:
+        raise ConfigError(
+            f"{where}: carry_memory must have a memory that starts with mem_len zeros, got length {length}"
+        )
+
+
+class CarriedMemory(keras.Layer):
+    """The memory of each layer between calls: what a training loop over consecutive segments reads and leaves.
+
+    It is no parameter and is never saved. Off until `start`.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(trainable=False, autocast=False)
+        self.active = False
+        self.count = 0
+        self.built = True
+
+    def start(self, layers: int, batch_size: int, length: int, size: int, dtype: str) -> None:
+        """Carry `layers` memories of [B, M, D], zero at first, of the given dtype."""
+        for number in range(layers):
+            if hasattr(self, f"layer_{number}"):
+                delattr(self, f"layer_{number}")
+            shape = (batch_size, length, size)
+            zeros = self.add_weight(shape, initializer="zeros", dtype=dtype, trainable=False, autocast=False)
+            setattr(self, f"layer_{number}", zeros)
+        self.active, self.count = True, layers
+
+    def stop(self) -> None:
+        """Carry nothing any longer."""
+        self.active = False
+
+    def reset(self) -> None:
+        """Forget everything, as at the start of a text."""
+        for state in self.states():
+            state.assign(ops.zeros_like(state))
+
+    def states(self) -> list[Any]:
+        """Return the memories, one a layer."""
+        return [getattr(self, f"layer_{number}") for number in range(self.count)]
+
+    def read(self, where: str, batch_size: Any) -> list[Any]:
+        """Return the memories for a batch.
+
+        Raises:
+            ShapeError: if the batch has another size than the memory.
+        """
+        states = self.states()
+        if isinstance(batch_size, int) and states[0].shape[0] != batch_size:
+            rows = states[0].shape[0]
+            raise ShapeError(f"{where}: a batch must have the {rows} rows whose memory is carried, got {batch_size}")
+        return [ops.convert_to_tensor(state) for state in states]
+
+    def keep(self, memories: list[Any]) -> None:
+        """Leave the memories for the next call."""
+        for state, memory in zip(self.states(), memories, strict=True):
+            state.assign(ops.stop_gradient(memory))
+
+    def save_own_variables(self, store: Any) -> None:
+        """Save nothing."""
+
+    def load_own_variables(self, store: Any) -> None:
+        """Load nothing."""
+
+
+class MemoryThroughBody:
+    """The memory methods of a model with a head, which are those of its body."""
+
+    def init_mems(self, batch_size: int) -> list[Any] | None:
+        """Return the memory that a call without one starts from, L x [M, B, D], or None for a model without memory."""
+        return self.body.init_mems(batch_size)
+
+    def reset_memory_length(self, mem_len: int) -> None:
+        """Keep `mem_len` positions from now on; the config stays as it is."""
+        self.body.reset_memory_length(mem_len)
+
+    def carry_memory(self, batch_size: int) -> None:
+        """Start each call without `mems` from what the call before it left; see the body's `carry_memory`."""
+        self.body.carry_memory(batch_size)
+
+    def reset_memory(self) -> None:
+        """Forget what `carry_memory` carries, as at the start of a text."""
+        self.body.reset_memory()
+
+    def drop_memory(self) -> None:
+        """End `carry_memory`."""
+        self.body.drop_memory()

@@ -1,0 +1,239 @@
+"""The base of every model: how it starts, loads, saves, and trains with `fit`."""
+
+from collections.abc import Container, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import keras
+import numpy as np
+import optree
+from keras import ops
+
+from conversion import checkpoint
+from xl_tf.naming import variables_by_name
+from xlcore.config import Config
+from xlcore.errors import ConfigError, ShapeError
+from xlcore.families import FAMILIES, find_head
+from xlcore.heads import Family, Head
+from xlcore.maps.keras import is_turned
+from xlcore.outputs import ModelOutput
+from xlcore.params import Init
+
+# False while a model is built only to be filled from a file.
+_starting = ContextVar("_starting", default=True)
+
+for _family in FAMILIES.values():
+    for _head in _family.heads:  # so that Keras looks into outputs as it looks into dictionaries
+        optree.register_pytree_node(
+            _head.output,
+            lambda output: (list(output.values()), list(output), list(output)),
+            lambda names, values, output=_head.output: output(zip(names, values, strict=True)),
+            namespace="keras",
+        )
+
+
+class Model(keras.Model):
+    """A model of one family with one head; subclasses build their parts and then call `finish`.
+
+    The parameters exist from the start. `canonical_parameters` names them as the specification does.
+    """
+
+    family: ClassVar[Family]
+    head: ClassVar[Head]
+
+    def __init_subclass__(cls, **more: Any) -> None:
+        super().__init_subclass__(**more)
+        cls.family, cls.head = find_head(cls)
+        if cls.__module__.split(".")[0] == __name__.split(".")[0]:
+            keras.saving.register_keras_serializable("xlbridge")(cls)
+
+    def __init__(self, config: Config, *, dtype: Any = None, **more: Any) -> None:
+        if not isinstance(config, self.family.config):
+            wanted = self.family.config.__name__
+            raise ConfigError(f"{type(self).__name__}: config must be a {wanted}, got {type(config).__name__}")
+        super().__init__(dtype=dtype, **more)
+        self.config = config
+
+    def finish(self) -> None:
+        """Start the parameters that this class adds, by the table of the specification, from Keras' random state."""
+        self.built = True
+        if _starting.get():
+            own = self.family.body if self.head.kind == "base" else self.head.params
+            self._start(own(self.config))
+
+    def canonical_parameters(self) -> dict[str, Any]:
+        """Return every parameter once, by its canonical name. Kernels are the other way round than the name says."""
+        return variables_by_name(self, self.family.params(self.config, self.head))
+
+    @property
+    def body(self) -> "Model":
+        """The model without its head, which may be itself."""
+        return getattr(self, self.family.prefix, self)
+
+    def _returned(self, output: ModelOutput, return_dict: bool | None, first: str | None = None) -> Any:
+        """Return an output as it is, or as a tuple, the field `first` in front if it is there."""
+        if self.config.return_dict if return_dict is None else return_dict:
+            return output
+        names = sorted(output, key=lambda name: name != first)  # a stable sort: the rest keeps its order
+        return tuple(output[name] for name in names)
+
+    def _start(self, names: Container[str]) -> None:
+        table = self.family.params(self.config, self.head)
+        for name, value in self.canonical_parameters().items():
+            if name in names:
+                _fill(value, table[name].init)
+
+    # ------------------------------------------------------------------------------------------- loading and saving
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path: str | Path,
+        *,
+        config: Config | None = None,
+        dtype: Any = None,
+        strict: bool = True,
+        ignore_mismatched_sizes: bool = False,
+        output_loading_info: bool = False,
+        **overrides: Any,
+    ) -> Any:
+        """Load a model from a folder.
+
+        Args:
+            path: a folder with config.json and weights.
+            config: a config to take in place of the folder's.
+            dtype: dtype or policy of the model; Keras' global policy if not given.
+            strict: raise if tensors are missing or unexpected; else warn, and start the missing ones anew. A head that
+                the file lacks as a whole is started anew with a warning in either case.
+            ignore_mismatched_sizes: start tensors anew whose shape differs, with a warning.
+            output_loading_info: return the model and the `LoadingInfo`.
+            overrides: config keys.
+
+        Raises:
+            FormatError, ConfigError, WeightError: name what does not fit, and where.
+        """
+        config = config.copy(**overrides) if config else checkpoint.read_config(path, **overrides)
+        with _unstarted():
+            model = cls(config, dtype=dtype)
+        opened = checkpoint.Checkpoint(path, config, cls.head)
+        opened.settle(strict=strict, ignore_mismatched_sizes=ignore_mismatched_sizes)
+        parameters = model.canonical_parameters()
+        model._start(parameters.keys() - opened.names)
+        table = cls.family.params(config, cls.head)
+        for name, array in opened.tensors():
+            parameters[name].assign(array.T if is_turned(name, table[name]) else array)
+        return (model, opened.info) if output_loading_info else model
+
+    def save_pretrained(self, path: str | Path, max_shard_size: int | str = "5GB") -> None:
+        """Write config.json and model.safetensors (or shards with an index), whole or not at all.
+
+        Args:
+            path: the folder; files in it that are no weights stay.
+            max_shard_size: bytes a file, as a number or such as `"200MB"`.
+        """
+        parameters = self.canonical_parameters()
+        table = self.family.params(self.config, self.head)
+        turned = {name: is_turned(name, table[name]) for name in parameters}
+        read = {name: lambda value=value, t=turned[name]: _to_numpy(value, t) for name, value in parameters.items()}
+        dtypes = {name: np.dtype(value.dtype) for name, value in parameters.items()}
+        checkpoint.save(path, self.config, self.head, read, dtypes, max_shard_size)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return what makes this model again, as JSON can hold it."""
+        policy = keras.saving.serialize_keras_object(self.dtype_policy)
+        return {"name": self.name, "dtype": policy, "config": self.config.to_dict()}
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], custom_objects: Any = None) -> Self:
+        """Make a model again from what `get_config` gave."""
+        keys = dict(config)
+        dtype = keras.saving.deserialize_keras_object(keys.pop("dtype"))
+        return cls(cls.family.config.from_dict(keys.pop("config")), dtype=dtype, **keys)
+
+    # ---------------------------------------------------------------------------------------------------- training
+
+    def __call__(self, inputs: Any = None, *more: Any, **keys: Any) -> Any:
+        """Call the model; inputs may come as one dictionary, as `fit` gives them."""
+        if isinstance(inputs, Mapping):
+            return super().__call__(*more, **{**inputs, **keys})
+        return super().__call__(inputs, *more, **keys)
+
+    def train_step(self, *state_and_data: Any) -> Any:
+        """Train on one batch; labels stand in the inputs or beside them."""
+        *state, data = state_and_data
+        return super().train_step(*state, self._with_labels(data))
+
+    def test_step(self, *state_and_data: Any) -> Any:
+        """Evaluate one batch; labels stand in the inputs or beside them."""
+        *state, data = state_and_data
+        return super().test_step(*state, self._with_labels(data))
+
+    def predict_step(self, *state_and_data: Any) -> Any:
+        """Predict for one batch: everything that has a row for each of its rows, which `mems` has not."""
+        result = super().predict_step(*state_and_data)
+        if isinstance(result, ModelOutput):
+            return type(result)({name: value for name, value in result.items() if name != "mems"})
+        if isinstance(result, tuple) and isinstance(result[0], ModelOutput):  # with the state that JAX hands around
+            output = {name: value for name, value in result[0].items() if name != "mems"}
+            return type(result[0])(output), *result[1:]
+        return result
+
+    def compute_loss(
+        self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
+    ) -> Any:
+        """Return the loss that the model computes from its labels, or the one it was compiled with."""
+        if self.loss is not None:
+            return super().compute_loss(x, y, y_pred, sample_weight, training)
+        loss = y_pred.get("loss") if isinstance(y_pred, ModelOutput) else None
+        if loss is None:
+            where = type(self).__name__
+            raise ShapeError(f"{where}: fit must get labels, in the inputs under 'labels' or as y, got neither")
+        return loss + sum(self.losses) if self.losses else loss
+
+    def _with_labels(self, data: Any) -> Any:
+        """Move labels that stand beside the inputs into them, for the model has its own loss."""
+        x, y, weight = keras.utils.unpack_x_y_sample_weight(data)
+        if self.loss is not None:
+            return data
+        if weight is not None:
+            raise ShapeError(f"{type(self).__name__}: fit must get no sample_weight; labels of -100 weigh nothing")
+        x = x if isinstance(x, Mapping) else {"input_ids": x}
+        return ({**x, **({} if y is None else {"labels": y})},)
+
+    def _become(self, config: Config) -> None:
+        """Take another config in place: rows that both have stay, new rows start anew. Compile again afterwards."""
+        other = type(self)(config, dtype=self.dtype_policy)
+        old = self.canonical_parameters()
+        for name, value in other.canonical_parameters().items():
+            if name in old:
+                array = ops.convert_to_numpy(value).copy()
+                common = tuple(slice(min(sizes)) for sizes in zip(array.shape, old[name].shape, strict=True))
+                array[common] = ops.convert_to_numpy(old[name])[common]
+                value.assign(array)
+        self.__dict__.update(other.__dict__)
+
+
+@contextmanager
+def _unstarted() -> Iterator[None]:
+    token = _starting.set(False)
+    try:
+        yield
+    finally:
+        _starting.reset(token)
+
+
+def _fill(value: Any, init: Init) -> None:
+    if init.kind == "normal":
+        value.assign(keras.random.normal(value.shape, init.center, init.spread, dtype=value.dtype))
+    elif init.kind == "uniform":
+        low, high = init.center - init.spread, init.center + init.spread
+        value.assign(keras.random.uniform(value.shape, low, high, dtype=value.dtype))
+    else:
+        value.assign(ops.full(value.shape, init.center, dtype=value.dtype))
+
+
+def _to_numpy(value: Any, turned: bool) -> np.ndarray[Any, Any]:
+    array = ops.convert_to_numpy(value)
+    return array.T if turned else array

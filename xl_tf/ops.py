@@ -1,0 +1,30 @@
+"""Spelling: what Keras says in more words than the code has room for, or not at all."""
+
+from typing import Any
+
+import keras
+import ml_dtypes
+from keras import ops
+
+
+def precise(dtype: str) -> str:
+    """Return float32, or the dtype itself if that is wider."""
+    return keras.backend.result_type(dtype, "float32")
+
+
+def lowest(dtype: str) -> float:
+    """Return the lowest finite number of a dtype."""
+    return float(ml_dtypes.finfo(keras.backend.standardize_dtype(dtype)).min)
+
+
+def pick(values: Any, entries: Any) -> Any:
+    """Return from each row, [..., V], the entry that `entries`, [...], names."""
+    return ops.take_along_axis(values, entries[..., None], axis=-1)[..., 0]
+
+
+def at_hand(array: Any) -> Any:
+    """Return an array as numpy if it lies ready on the CPU, else None: in a graph, or on an accelerator."""
+    try:
+        return ops.convert_to_numpy(array) if "CPU" in str(array.device).upper() else None
+    except Exception:  # each framework has its own error for a tensor that has no value yet
+        return None

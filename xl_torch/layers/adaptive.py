@@ -1,0 +1,219 @@
+"""Embeddings and softmax that spend the less on a word the rarer it is."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from xl_torch.layers.basic import parameter
+from xlcore.adaptive import bins, tables
+from xlcore.errors import ShapeError
+from xlcore.shapes import IGNORED_LABEL
+
+
+class AdaptiveBin(nn.Module):
+    """One bin of the vocabulary: its table, the biases of its ids in an output, its projection to the hidden size.
+
+    Args:
+        size: the ids in its table, 0 if it stands in the table of the first bin. width: columns of the table.
+        projected: D, or 0 for no projection. biased: whether each id has a bias.
+        weight, projection: those of another bin, to share them.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        width: int,
+        projected: int,
+        *,
+        biased: bool,
+        weight: nn.Parameter | None = None,
+        projection: nn.Parameter | None = None,
+    ) -> None:
+        super().__init__()
+        self.weight = (parameter(size, width) if weight is None else weight) if size else None
+        self.bias = parameter(size) if size and biased else None
+        self.projection = (parameter(projected, width) if projection is None else projection) if projected else None
+
+
+class Cluster(nn.Module):
+    """The entries of the head softmax that stand for whole bins."""
+
+    def __init__(self, count: int, width: int) -> None:
+        super().__init__()
+        self.weight = parameter(count, width)
+        self.bias = parameter(count)
+
+
+class AdaptiveEmbedding(nn.Module):
+    """Embeddings that are the narrower the rarer a word is (Baevski and Auli, 2019, section 3), scaled by sqrt(D).
+
+    Args:
+        n_token: V. d_embed: columns of the first bin. d_proj: D. cutoffs: borders of the bins without 0 and V.
+        div_val: what the width is divided by from bin to bin.
+        sample_softmax: known from other implementations; without effect.
+    """
+
+    def __init__(
+        self,
+        n_token: int,
+        d_embed: int,
+        d_proj: int,
+        cutoffs: list[int],
+        div_val: int = 1,
+        sample_softmax: bool = False,
+    ) -> None:
+        super().__init__()
+        self.n_token, self.d_proj = n_token, d_proj
+        self.ends = bins(n_token, d_embed, list(cutoffs) if div_val > 1 else [], div_val)
+        projected = d_proj if div_val > 1 or d_embed != d_proj else 0
+        sizes = tables(n_token, d_embed, cutoffs, div_val)
+        self.bins = nn.ModuleList(AdaptiveBin(size, width, projected, biased=False) for size, width in sizes)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Embed ids of any shape as [..., D].
+
+        Raises:
+            ShapeError: for an id outside the vocabulary, on the CPU; elsewhere such an id embeds to zero.
+        """
+        require_ids("AdaptiveEmbedding", ids, self.n_token)
+        embedded = None
+        for (start, end, _), each in zip(self.ends, self.bins, strict=True):
+            rows = F.embedding((ids - start).clamp(0, end - start - 1), each.weight)
+            rows = rows if each.projection is None else F.linear(rows, each.projection)
+            inside = ((ids >= start) & (ids < end))[..., None]
+            embedded = torch.where(inside, rows, torch.zeros_like(rows) if embedded is None else embedded)
+        return embedded * self.d_proj**0.5
+
+
+class ProjectedAdaptiveLogSoftmax(nn.Module):
+    """Adaptive softmax (Grave et al., 2017): a head over frequent words and clusters, a tail for each cluster.
+
+    Args: as `AdaptiveEmbedding`, and
+        keep_order: return losses by position and not by bin.
+        embedding: the embedding to share with: its tables if `tie_weight`, its projections where `tie_projs` says so.
+    """
+
+    def __init__(
+        self,
+        n_token: int,
+        d_embed: int,
+        d_proj: int,
+        cutoffs: list[int],
+        div_val: int = 1,
+        keep_order: bool = False,
+        embedding: AdaptiveEmbedding | None = None,
+        tie_weight: bool = False,
+        tie_projs: Sequence[bool] = (),
+    ) -> None:
+        super().__init__()
+        self.n_token, self.keep_order = n_token, keep_order
+        self.ends = bins(n_token, d_embed, list(cutoffs), div_val)
+        self.cluster = Cluster(len(cutoffs), d_embed) if cutoffs else None
+        projected = d_proj if div_val > 1 or d_embed != d_proj else 0
+        self.one_table = div_val == 1
+        sizes = [size for size, _ in tables(n_token, d_embed, cutoffs, div_val)] + [0] * len(cutoffs)
+        self.bins = nn.ModuleList()
+        for number, (_, _, width) in enumerate(self.ends):
+            shared = embedding.bins[0 if self.one_table else number] if embedding else None
+            weight = shared.weight if shared and tie_weight else None
+            projection = shared.projection if shared and tie_projs[number] else None
+            each = AdaptiveBin(sizes[number], width, projected, biased=True, weight=weight, projection=projection)
+            self.bins.append(each)
+
+    def forward(self, hidden: Tensor, labels: Tensor | None = None, keep_order: bool = False) -> Tensor:
+        """Return log-probabilities [P, V], or with labels the loss of each next one.
+
+        Args:
+            hidden: [..., T, D]. labels: [..., T]; position t predicts label t + 1; -100 is ignored.
+            keep_order: see the class.
+
+        Returns:
+            Without labels [P, V] for all P positions. With them [P']: by position, zero where the label is ignored; or
+            by bin, each in position order, zeros last, as other implementations have it.
+        """
+        if labels is None:
+            return self.log_prob(hidden.flatten(0, -2))
+        following = labels[..., 1:].flatten()
+        losses = self.token_losses(hidden[..., :-1, :].flatten(0, -2), following)
+        if keep_order or self.keep_order or self.cluster is None:
+            return losses
+        number = torch.full_like(following, len(self.ends))
+        for each, (start, end, _) in enumerate(self.ends):
+            number = torch.where((following >= start) & (following < end), each, number)
+        positions = torch.arange(len(following), device=following.device)
+        return losses[(number * len(following) + positions).argsort()]
+
+    def log_prob(self, hidden: Tensor) -> Tensor:
+        """Return the log-probability of every id, [..., V], for hidden states [..., D]."""
+        head = self._head(hidden)
+        shortlist = self.ends[0][1]
+        parts = [head[..., :shortlist]]
+        for number in range(1, len(self.ends)):
+            entry = head[..., shortlist + number - 1, None]
+            parts.append(entry + self._tail(hidden, number))
+        return torch.cat(parts, dim=-1).to(hidden.dtype)
+
+    def token_losses(self, hidden: Tensor, labels: Tensor) -> Tensor:
+        """Return -log p(label), zero for a label outside the vocabulary: [P] for hidden [P, D] and labels [P]."""
+        shortlist = self.ends[0][1]
+        entry = labels.clamp(0, shortlist - 1)
+        for number, (start, end, _) in enumerate(self.ends[1:]):
+            entry = torch.where((labels >= start) & (labels < end), shortlist + number, entry)
+        known = (labels >= 0) & (labels < self.n_token)
+        losses = torch.where(known, -_pick(self._head(hidden), entry), 0.0)
+        for number, (start, end, _) in enumerate(self.ends[1:], 1):
+            inside = (labels >= start) & (labels < end)
+            if torch.compiler.is_compiling():  # shapes must not depend on the labels
+                tail = _pick(self._tail(hidden, number), (labels - start).clamp(0, end - start - 1))
+                losses = losses - torch.where(inside, tail, 0.0)
+            else:
+                rows = inside.nonzero()[:, 0]
+                losses = losses.index_add(0, rows, -_pick(self._tail(hidden[rows], number), labels[rows] - start))
+        return losses
+
+    def _head(self, hidden: Tensor) -> Tensor:
+        """Return log-probabilities of the frequent ids and of the clusters, [..., cutoffs[0] + C]."""
+        weight, bias = self._table(0)
+        if self.cluster is not None:
+            weight, bias = torch.cat([weight, self.cluster.weight]), torch.cat([bias, self.cluster.bias])
+        return _log_softmax(F.linear(_projected(hidden, self.bins[0]), weight, bias))
+
+    def _tail(self, hidden: Tensor, number: int) -> Tensor:
+        """Return log-probabilities within one cluster."""
+        weight, bias = self._table(number)
+        return _log_softmax(F.linear(_projected(hidden, self.bins[number]), weight, bias))
+
+    def _table(self, number: int) -> tuple[Tensor, Tensor]:
+        """Return the rows and biases of one bin, which may be a part of the one table of all."""
+        if not self.one_table:
+            return self.bins[number].weight, self.bins[number].bias
+        start, end, _ = self.ends[number]
+        return self.bins[0].weight[start:end], self.bins[0].bias[start:end]
+
+
+def _projected(hidden: Tensor, each: AdaptiveBin) -> Tensor:
+    return hidden if each.projection is None else hidden @ each.projection
+
+
+def _log_softmax(logits: Tensor) -> Tensor:
+    return F.log_softmax(logits, dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32))
+
+
+def _pick(values: Tensor, entries: Tensor) -> Tensor:
+    return values.gather(-1, entries[..., None])[..., 0]
+
+
+def require_labels(where: str, labels: Tensor, n_token: int) -> None:
+    """Refuse labels that are neither ids nor ignored, where looking costs no wait for a device."""
+    require_ids(where, torch.where(labels == IGNORED_LABEL, 0, labels), n_token)
+
+
+def require_ids(where: str, ids: Tensor, n_token: int) -> None:
+    """Refuse ids outside the vocabulary where looking costs no wait for a device."""
+    if ids.device.type != "cpu" or torch.compiler.is_compiling() or not ids.numel():
+        return
+    low, high = int(ids.min()), int(ids.max())
+    if low < 0 or high >= n_token:
+        raise ShapeError(f"{where}: ids must lie in [0, {n_token}), got {low if low < 0 else high}")
