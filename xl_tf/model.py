@@ -14,7 +14,7 @@ from keras import ops
 from conversion import checkpoint
 from xl_tf.naming import variables_by_name
 from xlcore.config import Config
-from xlcore.errors import ConfigError, ShapeError
+from xlcore.errors import ConfigError, ShapeError, XLError
 from xlcore.families import FAMILIES, find_head
 from xlcore.heads import Family, Head
 from xlcore.maps.keras import is_turned
@@ -67,7 +67,6 @@ class Model(keras.Model):
         """Return every parameter once, by its canonical name. Kernels are the other way round than the name says."""
         return variables_by_name(self, self.family.params(self.config, self.head))
 
-    @property
     def body(self) -> "Model":
         """The model without its head, which may be itself."""
         return getattr(self, self.family.prefix, self)
@@ -157,8 +156,13 @@ class Model(keras.Model):
     def __call__(self, inputs: Any = None, *more: Any, **keys: Any) -> Any:
         """Call the model; inputs may come as one dictionary, as `fit` gives them."""
         if isinstance(inputs, Mapping):
-            return super().__call__(*more, **{**inputs, **keys})
-        return super().__call__(inputs, *more, **keys)
+            keys = {**inputs, **keys}
+            inputs = keys.pop("input_ids", None)
+        try:
+            return super().__call__(inputs, *more, **keys)
+        except XLError as error:
+            plain = _plain(error)
+        raise plain
 
     def train_step(self, *state_and_data: Any) -> Any:
         """Train on one batch; labels stand in the inputs or beside them."""
@@ -213,6 +217,13 @@ class Model(keras.Model):
                 array[common] = ops.convert_to_numpy(old[name])[common]
                 value.assign(array)
         self.__dict__.update(other.__dict__)
+
+
+def _plain(error: XLError) -> XLError:
+    """Return an error as it was raised: Keras wraps it once a layer into a report of all arguments."""
+    while isinstance(error.__context__, XLError):
+        error = error.__context__
+    return error
 
 
 @contextmanager

@@ -14,7 +14,7 @@ def variables_by_name(model: Any, table: Params) -> dict[str, Any]:
     found = {}
     for name, param in table.items():
         first, *rest = keras_name(name, param).split("/")
-        owner = model if hasattr(model, first) else model.body
+        owner = model if hasattr(model, first) else model.body()
         found[name] = _step(owner, first)
         for part in rest:
             found[name] = _step(found[name], part)

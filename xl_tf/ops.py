@@ -13,8 +13,9 @@ def precise(dtype: str) -> str:
 
 
 def lowest(dtype: str) -> float:
-    """Return the lowest finite number of a dtype."""
-    return float(ml_dtypes.finfo(keras.backend.standardize_dtype(dtype)).min)
+    """Return a number so low that its exponential is zero: the lowest of a dtype, or of float32 for wider ones."""
+    info = ml_dtypes.finfo(keras.backend.standardize_dtype(dtype))
+    return max(float(info.min), float(ml_dtypes.finfo("float32").min))
 
 
 def pick(values: Any, entries: Any) -> Any:

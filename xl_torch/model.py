@@ -10,11 +10,12 @@ import ml_dtypes
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import register_pytree_node
 
 from conversion import checkpoint
 from xlcore.config import Config
 from xlcore.errors import ConfigError
-from xlcore.families import find_head
+from xlcore.families import FAMILIES, find_head
 from xlcore.heads import Family, Head
 from xlcore.maps import HF
 from xlcore.outputs import ModelOutput
@@ -22,6 +23,16 @@ from xlcore.params import Init
 
 # False while a model is built only to be filled from a file.
 _starting = ContextVar("_starting", default=True)
+
+
+for _family in FAMILIES.values():
+    for _head in _family.heads:  # so that torch.export and functorch look into outputs as into dictionaries
+        register_pytree_node(
+            _head.output,
+            lambda output: (list(output.values()), list(output)),
+            lambda values, names, output=_head.output: output(zip(names, values, strict=True)),
+            serialized_type_name=f"xlbridge.{_head.output.__name__}",
+        )
 
 
 class Model(nn.Module):
@@ -58,7 +69,6 @@ class Model(nn.Module):
         prefix = f"{self.family.prefix}."
         return {name.removeprefix(prefix): value for name, value in self.named_parameters()}
 
-    @property
     def body(self) -> "Model":
         """The model without its head, which may be itself."""
         return getattr(self, self.family.prefix, self)

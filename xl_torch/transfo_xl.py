@@ -175,7 +175,7 @@ class TransfoXLModel(Model):
             got = "none" if given["input_ids"] is None else "both"
             raise ShapeError(f"{where}: input must be either input_ids or inputs_embeds, got {got}")
         sizes = {"D": self.config.d_model, "N": self.config.n_head, "L": len(self.blocks)}
-        if self.head.inputs.check(where, sizes, given)["T"] == 0:
+        if self.head.inputs.check(where, sizes, given).get("T") == 0:
             raise ShapeError(f"{where}: a segment must have at least one position, got 0")
 
     def _run(self, block: nn.Module, *inputs: Any) -> Any:

@@ -72,20 +72,20 @@ class MemoryThroughBody:
 
     def init_mems(self, batch_size: int) -> list[Tensor] | None:
         """Return the memory that a call without one starts from, L x [M, B, D], or None for a model without memory."""
-        return self.body.init_mems(batch_size)
+        return self.body().init_mems(batch_size)
 
     def reset_memory_length(self, mem_len: int) -> None:
         """Keep `mem_len` positions from now on; the config stays as it is."""
-        self.body.reset_memory_length(mem_len)
+        self.body().reset_memory_length(mem_len)
 
     def carry_memory(self, batch_size: int) -> None:
         """Start each call without `mems` from what the call before it left; see the body's `carry_memory`."""
-        self.body.carry_memory(batch_size)
+        self.body().carry_memory(batch_size)
 
     def reset_memory(self) -> None:
         """Forget what `carry_memory` carries, as at the start of a text."""
-        self.body.reset_memory()
+        self.body().reset_memory()
 
     def drop_memory(self) -> None:
         """End `carry_memory`."""
-        self.body.drop_memory()
+        self.body().drop_memory()

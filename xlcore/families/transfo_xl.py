@@ -176,7 +176,7 @@ def embedding(c: TransfoXLConfig) -> Params:
 def attention(c: TransfoXLConfig) -> Params:
     """List the parameters of attention by content and by distance."""
     D, inner, weight = c.d_model, c.n_head * c.d_head, weight_init(c)
-    listed = {}
+    listed: dict[str, Param] = {}
     for part in ("query", "key", "value", "position"):
         listed |= linear(part, D, inner, weight, bias=False)
     return listed | linear("out", inner, D, weight, bias=False) | (biases(c) if c.untie_r else {})
