@@ -206,6 +206,10 @@ class Model(keras.Model):
         x = x if isinstance(x, Mapping) else {"input_ids": x}
         return ({**x, **({} if y is None else {"labels": y})},)
 
+    def forget_traces(self) -> None:
+        """Have `fit`, `evaluate` and `predict` compile anew, after a change that compiled steps would not see."""
+        self.train_function = self.test_function = self.predict_function = None
+
     def _become(self, config: Config) -> None:
         """Take another config in place: rows that both have stay, new rows start anew. Compile again afterwards."""
         other = type(self)(config, dtype=self.dtype_policy)

@@ -219,6 +219,7 @@ class TFTransfoXLModel(Model):
         length = max(self.mem_len, 0) if self.config.initial_memory == "zeros" else 0
         require_memory(type(self).__name__, length)
         self.carried.start(len(self.blocks), batch_size, length, self.config.d_model, self.compute_dtype)
+        self.forget_traces()
 
     def reset_memory(self) -> None:
         """Forget what `carry_memory` carries, as at the start of a text."""
@@ -227,6 +228,7 @@ class TFTransfoXLModel(Model):
     def drop_memory(self) -> None:
         """End `carry_memory`."""
         self.carried.stop()
+        self.forget_traces()
 
     def _memories(self, mems: Memories | None, hidden: Any) -> Memories:
         """Return the memory of each layer batch first, L x [B, M, D]."""

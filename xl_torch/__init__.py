@@ -1,5 +1,6 @@
 """The models in PyTorch."""
 
+from xl_torch.generation import generate
 from xl_torch.layers.adaptive import AdaptiveEmbedding, ProjectedAdaptiveLogSoftmax
 from xl_torch.model import Model
 from xl_torch.transfo_xl import (
@@ -17,4 +18,5 @@ __all__ = [
     "TransfoXLForSequenceClassification",
     "TransfoXLLMHeadModel",
     "TransfoXLModel",
+    "generate",
 ]

@@ -93,6 +93,7 @@ class MemoryThroughBody:
     def carry_memory(self, batch_size: int) -> None:
         """Start each call without `mems` from what the call before it left; see the body's `carry_memory`."""
         self.body().carry_memory(batch_size)
+        self.forget_traces()
 
     def reset_memory(self) -> None:
         """Forget what `carry_memory` carries, as at the start of a text."""
@@ -101,3 +102,4 @@ class MemoryThroughBody:
     def drop_memory(self) -> None:
         """End `carry_memory`."""
         self.body().drop_memory()
+        self.forget_traces()

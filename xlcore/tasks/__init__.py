@@ -1,0 +1,1 @@
+"""Tasks: text in, answers out, as plain functions on arrays."""

@@ -1,0 +1,56 @@
+"""What `fit` needs to train on long texts."""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+
+class CarryMemory(keras.callbacks.Callback):
+    """Have `fit` and `evaluate` read long texts on: the memory of each batch starts the next.
+
+    Give data whose batches follow each other, as `xlcore.tasks.language_modeling.stream_segments` makes them, with
+    `batch_size` as given here and `shuffle=False`. Each epoch, and each evaluation, starts from an empty mind; training
+    goes on after an evaluation where it stood before it. Afterwards the model carries nothing.
+
+    Args:
+        batch_size: the rows of each batch, which are as many texts.
+    """
+
+    def __init__(self, batch_size: int) -> None:
+        super().__init__()
+        self.batch_size = batch_size
+        self._training = False
+        self._aside: list[Any] = []
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        """Begin to carry."""
+        self.model.carry_memory(self.batch_size)
+        self.model.make_train_function()
+        self._training = True
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """Start the texts anew."""
+        self.model.reset_memory()
+
+    def on_test_begin(self, logs: Any = None) -> None:
+        """Put the memory of training aside and start the evaluated texts anew."""
+        if self._training:
+            self._aside = [ops.convert_to_numpy(state).copy() for state in self.model.body().carried.states()]
+        else:
+            self.model.carry_memory(self.batch_size)
+            self.model.make_test_function()
+        self.model.reset_memory()
+
+    def on_test_end(self, logs: Any = None) -> None:
+        """Return to the memory of training."""
+        if not self._training:
+            self.model.drop_memory()
+        for state, memory in zip(self.model.body().carried.states(), self._aside, strict=False):
+            state.assign(memory)
+        self._aside = []
+
+    def on_train_end(self, logs: Any = None) -> None:
+        """Carry nothing any longer."""
+        self._training = False
+        self.model.drop_memory()

@@ -1,0 +1,73 @@
+"""Language modelling: from a long text to batches of consecutive segments, and from scores to the next word."""
+
+from typing import Any
+
+import numpy as np
+
+from xlcore.errors import ShapeError
+
+Ints = np.ndarray[Any, np.dtype[np.integer[Any]]]
+Floats = np.ndarray[Any, np.dtype[np.floating[Any]]]
+
+
+def stream_segments(ids: Any, batch_size: int, segment: int) -> dict[str, Ints]:
+    """Cut a text into parallel streams of consecutive segments, as the authors train and evaluate.
+
+    The text becomes `batch_size` streams of equal length, which lie one below the other in every batch, so that a model
+    that carries its memory from batch to batch reads each stream on. Each segment's labels are one longer than its
+    input: the last position predicts the first word of the next segment.
+
+    Args:
+        ids: the text, one id a word.
+        batch_size: B, the number of streams.
+        segment: T, the length of a segment.
+
+    Returns:
+        `input_ids` [S B, T] and `labels` [S B, T + 1] for S segments a stream; batch s is rows s B to (s + 1) B - 1. Of
+        each stream the end that fills no segment is left out, and of the text what fills no stream: fewer than
+        B (T + 1) words in all.
+
+    Raises:
+        ShapeError: if the text is too short for one segment in every stream.
+    """
+    text = np.asarray(ids)
+    if text.ndim != 1 or batch_size < 1 or segment < 1:
+        shape = (list(text.shape), batch_size, segment)
+        raise ShapeError(f"stream_segments: ids, batch_size, segment must be a row of ids and two sizes, got {shape}")
+    steps = (len(text) // batch_size - 1) // segment
+    if steps < 1:
+        least = batch_size * (segment + 1)
+        raise ShapeError(f"stream_segments: ids must be at least batch_size x (segment + 1) = {least}, got {len(text)}")
+    streams = text[: len(text) // batch_size * batch_size].reshape(batch_size, -1)
+    starts = segment * np.arange(steps)
+    columns = starts[:, None] + np.arange(segment + 1)  # [S, T + 1]
+    labels = streams[:, columns].swapaxes(0, 1).reshape(steps * batch_size, segment + 1)
+    return {"input_ids": np.ascontiguousarray(labels[:, :-1]), "labels": labels}
+
+
+def choose_next(scores: Floats, temperature: float, top_k: int, rng: np.random.Generator) -> Ints:
+    """Choose the next word of each row: the likeliest at temperature 0, else a draw among the `top_k` likeliest.
+
+    Args:
+        scores: [B, V], logits or log-probabilities.
+        temperature: 0 or more; what scores are divided by.
+        top_k: words to draw from; 0 for all.
+        rng: the source of chance, so that the same seed gives the same words in every framework.
+
+    Returns:
+        [B] ids.
+
+    Raises:
+        ShapeError: for a negative temperature or top_k.
+    """
+    if temperature < 0 or top_k < 0:
+        raise ShapeError(f"choose_next: temperature and top_k must be at least 0, got {temperature} and {top_k}")
+    if temperature == 0:
+        return scores.argmax(-1)
+    scaled = scores.astype("float64") / temperature
+    if 0 < top_k < scaled.shape[-1]:
+        least = np.partition(scaled, -top_k, axis=-1)[:, -top_k, None]
+        scaled = np.where(scaled < least, -np.inf, scaled)
+    shares = np.exp(scaled - scaled.max(-1, keepdims=True)).cumsum(-1)
+    drawn = rng.random((len(shares), 1)) * shares[:, -1:]
+    return (shares <= drawn).sum(-1)
