@@ -6,11 +6,10 @@ import numpy as np
 
 from xlcore.errors import ShapeError
 
-Ints = np.ndarray[Any, np.dtype[np.integer[Any]]]
-Floats = np.ndarray[Any, np.dtype[np.floating[Any]]]
+Array = np.ndarray[Any, Any]
 
 
-def stream_segments(ids: Any, batch_size: int, segment: int) -> dict[str, Ints]:
+def stream_segments(ids: Any, batch_size: int, segment: int) -> dict[str, Array]:
     """Cut a text into parallel streams of consecutive segments, as the authors train and evaluate.
 
     The text becomes `batch_size` streams of equal length, which lie one below the other in every batch, so that a model
@@ -45,7 +44,7 @@ def stream_segments(ids: Any, batch_size: int, segment: int) -> dict[str, Ints]:
     return {"input_ids": np.ascontiguousarray(labels[:, :-1]), "labels": labels}
 
 
-def choose_next(scores: Floats, temperature: float, top_k: int, rng: np.random.Generator) -> Ints:
+def choose_next(scores: Array, temperature: float, top_k: int, rng: np.random.Generator) -> Array:
     """Choose the next word of each row: the likeliest at temperature 0, else a draw among the `top_k` likeliest.
 
     Args:
@@ -63,11 +62,11 @@ def choose_next(scores: Floats, temperature: float, top_k: int, rng: np.random.G
     if temperature < 0 or top_k < 0:
         raise ShapeError(f"choose_next: temperature and top_k must be at least 0, got {temperature} and {top_k}")
     if temperature == 0:
-        return scores.argmax(-1)
+        return np.asarray(scores.argmax(-1))
     scaled = scores.astype("float64") / temperature
     if 0 < top_k < scaled.shape[-1]:
         least = np.partition(scaled, -top_k, axis=-1)[:, -top_k, None]
         scaled = np.where(scaled < least, -np.inf, scaled)
     shares = np.exp(scaled - scaled.max(-1, keepdims=True)).cumsum(-1)
     drawn = rng.random((len(shares), 1)) * shares[:, -1:]
-    return (shares <= drawn).sum(-1)
+    return np.asarray((shares <= drawn).sum(-1))

@@ -1,0 +1,51 @@
+# Everything on a fresh machine with Python >= 3.11 and make: `make demo`, `make test`.
+
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 python; do \
+	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/ready
+PEERS  := .venv-peers
+export TF_CPP_MIN_LOG_LEVEL ?= 3
+
+.PHONY: help demo test check format docs bench-tokenizers bench-peers clean
+
+help:  ## say what there is
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
+
+demo: $(READY)  ## train on real text in Keras, load in PyTorch, show that both agree (report in demo_out/)
+	$(BIN)/python docs/demo.py
+
+test: $(READY)  ## run all tests
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+check: $(READY)  ## format, lint, types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(READY)  ## put the code into shape
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+docs: $(READY)  ## build the site into build/docs, warnings as errors
+	$(BIN)/python -m sphinx -W --keep-going -b html docs build/docs
+
+bench-tokenizers: $(READY) $(PEERS)/ready  ## time our tokenizer beside transformers 4.34.0, in one run
+	$(BIN)/python benchmarks/tokenizers.py --peer-python $(PEERS)/bin/python
+
+bench-peers: $(PEERS)/ready  ## make the environment of the peers: transformers 4.34.0 with TensorFlow 2.15
+
+$(READY): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "xlbridge needs Python >= 3.11; name it with make PYTHON=..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[torch,tf,plots,dev]"
+	@touch $(READY)
+
+$(PEERS)/ready: benchmarks/peers-requirements.txt
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/peers-requirements.txt
+	@touch $(PEERS)/ready
+
+clean:  ## remove what was built
+	rm -rf $(VENV) $(PEERS) build demo_out .pytest_cache .mypy_cache .ruff_cache .hypothesis
