@@ -293,7 +293,9 @@ class TFTransfoXLLMHeadModel(MemoryThroughBody, Model):
     ) -> Any:
         """Predict each next word.
 
-        Args: as `TFTransfoXLModel.call`, and
+        Takes what `TFTransfoXLModel.call` takes, and:
+
+        Args:
             labels: [B, T], the input itself (position t predicts label t + 1), or [B, T + 1], whose last column the
                 last position predicts. -100 is ignored. Never changed.
             output_scores: give `prediction_scores` beside the losses, too.
@@ -375,7 +377,9 @@ class TFTransfoXLForSequenceClassification(MemoryThroughBody, Model):
     ) -> Any:
         """Score each label for each text.
 
-        Args: as `TFTransfoXLModel.call`, and
+        Takes what `TFTransfoXLModel.call` takes, and:
+
+        Args:
             labels: [B] classes (-100 is ignored), [B] numbers or [B, K] zeros and ones; `config.problem_type` or,
                 without it, number of labels and dtype decide which.
 

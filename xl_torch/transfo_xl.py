@@ -282,7 +282,9 @@ class TransfoXLLMHeadModel(MemoryThroughBody, Model):
     ) -> Any:
         """Predict each next word.
 
-        Args: as `TransfoXLModel.forward`, and
+        Takes what `TransfoXLModel.forward` takes, and:
+
+        Args:
             labels: [B, T], the input itself (position t predicts label t + 1), or [B, T + 1], whose last column the
                 last position predicts. -100 is ignored. Never changed.
             output_scores: give `prediction_scores` beside the losses, too.
@@ -356,7 +358,9 @@ class TransfoXLForSequenceClassification(MemoryThroughBody, Model):
     ) -> Any:
         """Score each label for each text.
 
-        Args: as `TransfoXLModel.forward`, and
+        Takes what `TransfoXLModel.forward` takes, and:
+
+        Args:
             labels: [B] classes (-100 is ignored), [B] numbers or [B, K] zeros and ones; `config.problem_type` or,
                 without it, number of labels and dtype decide which.
 

@@ -100,7 +100,9 @@ class TFAdaptiveEmbedding(keras.Layer):
 class TFProjectedAdaptiveLogSoftmax(keras.Layer):
     """Adaptive softmax (Grave et al., 2017): a head over frequent words and clusters, a tail for each cluster.
 
-    Args: as `TFAdaptiveEmbedding`, and
+    Takes what `TFAdaptiveEmbedding` takes, and:
+
+    Args:
         keep_order: return losses by position and not by bin.
         embedding: the embedding to share with: its tables if `tie_weight`, its projections where `tie_projs` says so.
     """

@@ -90,7 +90,9 @@ class AdaptiveEmbedding(nn.Module):
 class ProjectedAdaptiveLogSoftmax(nn.Module):
     """Adaptive softmax (Grave et al., 2017): a head over frequent words and clusters, a tail for each cluster.
 
-    Args: as `AdaptiveEmbedding`, and
+    Takes what `AdaptiveEmbedding` takes, and:
+
+    Args:
         keep_order: return losses by position and not by bin.
         embedding: the embedding to share with: its tables if `tie_weight`, its projections where `tie_projs` says so.
     """
