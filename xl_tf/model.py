@@ -8,11 +8,11 @@ from typing import Any, ClassVar, Self
 
 import keras
 import numpy as np
-import optree
 from keras import ops
 
 from conversion import checkpoint
 from xl_tf.naming import variables_by_name
+from xl_tf.ops import know_output
 from xlcore.config import Config
 from xlcore.errors import ConfigError, ShapeError, XLError
 from xlcore.families import FAMILIES, find_head
@@ -25,13 +25,8 @@ from xlcore.params import Init
 _starting = ContextVar("_starting", default=True)
 
 for _family in FAMILIES.values():
-    for _head in _family.heads:  # so that Keras looks into outputs as it looks into dictionaries
-        optree.register_pytree_node(
-            _head.output,
-            lambda output: (list(output.values()), list(output), list(output)),
-            lambda names, values, output=_head.output: output(zip(names, values, strict=True)),
-            namespace="keras",
-        )
+    for _head in _family.heads:
+        know_output(_head.output)
 
 
 class Model(keras.Model):
@@ -153,16 +148,19 @@ class Model(keras.Model):
 
     # ---------------------------------------------------------------------------------------------------- training
 
-    def __call__(self, inputs: Any = None, *more: Any, **keys: Any) -> Any:
+    def __call__(self, *inputs: Any, **keys: Any) -> Any:
         """Call the model; inputs may come as one dictionary, as `fit` gives them."""
-        if isinstance(inputs, Mapping):
-            keys = {**inputs, **keys}
-            inputs = keys.pop("input_ids", None)
+        inputs, keys = _spread(inputs, keys)
         try:
-            return super().__call__(inputs, *more, **keys)
+            return super().__call__(*inputs, **keys)
         except XLError as error:
             plain = _plain(error)
         raise plain
+
+    def stateless_call(self, variables: Any, other_variables: Any, *inputs: Any, **keys: Any) -> Any:
+        """Call the model with the values of its variables, as JAX does it."""
+        inputs, keys = _spread(inputs, keys)
+        return super().stateless_call(variables, other_variables, *inputs, **keys)
 
     def train_step(self, *state_and_data: Any) -> Any:
         """Train on one batch; labels stand in the inputs or beside them."""
@@ -221,6 +219,14 @@ class Model(keras.Model):
                 array[common] = ops.convert_to_numpy(old[name])[common]
                 value.assign(array)
         self.__dict__.update(other.__dict__)
+
+
+def _spread(inputs: tuple[Any, ...], keys: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Turn a first input that is a dictionary into arguments by name."""
+    if inputs and isinstance(inputs[0], Mapping):
+        keys = {**inputs[0], **keys}
+        inputs = (keys.pop("input_ids", None), *inputs[1:])
+    return inputs or (keys.pop("input_ids", None),), keys
 
 
 def _plain(error: XLError) -> XLError:

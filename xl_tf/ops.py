@@ -4,6 +4,7 @@ from typing import Any
 
 import keras
 import ml_dtypes
+import optree
 from keras import ops
 
 
@@ -29,3 +30,16 @@ def at_hand(array: Any) -> Any:
         return ops.convert_to_numpy(array) if "CPU" in str(array.device).upper() else None
     except Exception:  # each framework has its own error for a tensor that has no value yet
         return None
+
+
+def know_output(output: type) -> None:
+    """Have Keras, and JAX where it computes, look into a class of outputs as into a dictionary."""
+
+    def make(names: list[str], values: Any) -> Any:
+        return output(zip(names, values, strict=True))
+
+    optree.register_pytree_node(output, lambda out: (list(out.values()), list(out), list(out)), make, namespace="keras")
+    if keras.backend.backend() == "jax":
+        from jax.tree_util import register_pytree_node
+
+        register_pytree_node(output, lambda out: (tuple(out.values()), tuple(out)), make)

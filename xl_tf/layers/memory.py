@@ -49,7 +49,7 @@ class CarriedMemory(keras.Layer):
     def reset(self) -> None:
         """Forget everything, as at the start of a text."""
         for state in self.states():
-            state.assign(ops.zeros_like(state))
+            state.assign(ops.zeros(state.shape, dtype=state.dtype))
 
     def states(self) -> list[Any]:
         """Return the memories, one a layer."""
