@@ -5,6 +5,7 @@ from xlcore.errors import ConfigError, FormatError, ParityError, ShapeError, Tok
 from xlcore.families import FAMILIES
 from xlcore.families.transfo_xl import TransfoXLConfig
 from xlcore.outputs import ModelOutput
+from xlcore.tokenizers import TransfoXLTokenizer
 
 __version__ = "0.1.0"
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "ShapeError",
     "TokenizerError",
     "TransfoXLConfig",
+    "TransfoXLTokenizer",
     "WeightError",
     "XLError",
     "__version__",

@@ -1,0 +1,56 @@
+"""The files of a tokenizer's folder: written whole or not at all, read with clear errors."""
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from xlcore.errors import FormatError
+
+CONFIG_FILE = "tokenizer_config.json"
+SPECIAL_FILE = "special_tokens_map.json"
+ADDED_FILE = "added_tokens.json"
+
+
+def write_text(path: Path, text: str) -> str:
+    """Write a file through a temporary one beside it, so that no reader ever sees half of it; return the path."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    return str(path)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def write_json(path: Path, value: Any) -> str:
+    """Write a value as JSON, as `write_text` does."""
+    return write_text(path, json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Return what a JSON file holds. Raises FormatError if it is none."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"{path}: the file must be JSON in UTF-8, got one that fails: {error}") from error
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Return the JSON object of a file, an empty one where there is no file."""
+    if not path.exists():
+        return {}
+    found = read_json(path)
+    if not isinstance(found, dict):
+        raise FormatError(f"{path}: the file must hold a JSON object, got {type(found).__name__}")
+    return found
