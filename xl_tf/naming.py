@@ -1,6 +1,8 @@
-"""Which Keras variable a canonical name stands for."""
+"""Which Keras variable a canonical name stands for: the path of attributes, with Keras' own last word."""
 
 from typing import Any
+
+import keras
 
 from xlcore.maps.keras import keras_name
 from xlcore.params import Params
@@ -18,6 +20,38 @@ def variables_by_name(model: Any, table: Params) -> dict[str, Any]:
         found[name] = _step(owner, first)
         for part in rest:
             found[name] = _step(found[name], part)
+    return found
+
+
+def layers_by_name(model: Any, prefix: str) -> dict[str, Any]:
+    """Return every layer within a model by its canonical name, the model itself as `""`."""
+    found: dict[str, Any] = {}
+
+    def visit(name: str, layer: Any) -> None:
+        found[name.removeprefix(prefix).strip(".")] = layer
+        for attribute, value in vars(layer).items():
+            if attribute.startswith("_"):
+                continue
+            for number, each in enumerate(value) if isinstance(value, list | tuple) else [("", value)]:
+                if isinstance(each, keras.Layer):
+                    visit(f"{name}.{attribute}.{number}".strip("."), each)
+
+    visit("", model)
+    return found
+
+
+def other_variables(model: Any, prefix: str, known: dict[str, Any]) -> dict[str, Any]:
+    """Return the trainable variables that no table lists, those of a head of somebody's own, by name."""
+    seen = {id(variable) for variable in known.values()}
+    found = {}
+    for name, layer in layers_by_name(model, prefix).items():
+        words = [("kernel", "weight"), ("gamma", "weight"), ("beta", "bias")]
+        words += [(word, word) for word in vars(layer) if not word.startswith("_")]
+        for keras_word, word in words:
+            variable = getattr(layer, keras_word, None)
+            if isinstance(variable, keras.Variable) and variable.trainable and id(variable) not in seen:
+                seen.add(id(variable))
+                found[f"{name}.{word}".strip(".")] = variable
     return found
 
 

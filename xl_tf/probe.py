@@ -1,0 +1,190 @@
+"""The Keras side of a comparison: `python -m xl_tf.probe` (see `xlcore.probe`)."""
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from xl_tf.generation import generate
+from xl_tf.model import Model
+from xl_tf.naming import layers_by_name, other_variables
+from xlcore.maps.keras import is_turned
+from xlcore.probe import Answer, Job, Recorder, serve
+
+VERSIONS = {"keras": keras.__version__}
+
+
+def answer(job: Job) -> Answer:
+    """Build the model, and do every task that the job names."""
+    model = build(job)
+    result = Answer(facts={"versions": {**VERSIONS, **backend_version()}})
+    if "static" in job.tasks:
+        shapes = {name: list(value.shape) for name, value in parameters(model).items()}
+        result.facts["shapes"] = {name: shapes[name][::-1] if turned(model, name) else shapes[name] for name in shapes}
+    for case, inputs in job.cases().items():
+        inputs = {name: place(value, job) for name, value in inputs.items()}
+        for task in ("forward", "gradients", "trace", "tokens"):
+            if task in job.tasks:
+                TASKS[task](model, inputs, case, job, result)
+    if "training" in job.tasks:
+        train(model, job, result)
+    return result
+
+
+def build(job: Job) -> Model:
+    """Make the model that the job names, with the job's weights."""
+    module, _, name = job.model.partition(":")
+    kind = getattr(importlib.import_module(module), name)
+    model = kind(kind.family.config.from_dict(job.config), dtype=job.dtype)
+    weights = job.weights()
+    for key, value in parameters(model).items():
+        if key in weights:
+            value.assign(weights[key].T if turned(model, key) else weights[key])
+    return model
+
+
+def parameters(model: Model) -> dict[str, Any]:
+    """Return every variable that is trained, by name, those of a head of somebody's own too."""
+    known = model.canonical_parameters()
+    return known | other_variables(model, f"{model.family.prefix}.", known)
+
+
+def turned(model: Model, name: str) -> bool:
+    """Tell whether Keras keeps a parameter the other way round."""
+    table = model.family.params(model.config, model.head)
+    if name in table:
+        return is_turned(name, table[name])
+    owner = layers_by_name(model, f"{model.family.prefix}.").get(name.rpartition(".")[0])
+    return isinstance(owner, keras.layers.Dense) and name.endswith(".weight")
+
+
+def called(model: Model, job: Job) -> Any:
+    """Return what computes the model in the job's mode."""
+    if job.mode == "eager":
+        return model
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return jax.jit(model, static_argnames=("output_hidden_states", "output_attentions"))
+    import tensorflow as tf
+
+    return tf.function(model, jit_compile=job.mode == "xla", autograph=False)
+
+
+def forward(model: Model, inputs: dict[str, Any], case: str, job: Job, result: Answer) -> None:
+    """Compute outputs, and with labels the loss."""
+    output = called(model, job)(**inputs, **wanted(model, job))
+    result.add(f"outputs/{case}", output, take)
+    if "labels" in inputs:
+        rest = {name: value for name, value in inputs.items() if name != "labels"}
+        result.add(f"outputs/{case}/unlabelled", called(model, job)(**rest), take)
+
+
+def wanted(model: Model, job: Job) -> dict[str, Any]:
+    """Ask for everything that shows what happens inside; compiled modes compute as users run them."""
+    return {"output_hidden_states": True, "output_attentions": job.mode == "eager"}
+
+
+def gradients(model: Model, inputs: dict[str, Any], case: str, job: Job, result: Answer) -> None:
+    """Compute the gradient of the loss by every parameter; without a loss, of the mean square of the first output."""
+    _, values = loss_and_gradients(model, inputs)
+    values = {name: ops.transpose(value) if turned(model, name) else value for name, value in values.items()}
+    result.add(f"gradients/{case}", values, take)
+
+
+def scalar(model: Model, inputs: dict[str, Any]) -> Any:
+    """Return the loss, or something like it where there is none."""
+    output = model(**inputs)
+    return output.loss if output.get("loss") is not None else ops.mean(ops.square(output[0]))
+
+
+def loss_and_gradients(model: Model, inputs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Return the scalar, and its gradient by every parameter, on whichever framework computes."""
+    named = parameters(model)
+    if keras.backend.backend() == "jax":
+        import jax
+
+        def of(values: list[Any]) -> Any:
+            by_id = {id(variable): value for variable, value in zip(named.values(), values, strict=True)}
+            with keras.StatelessScope(state_mapping=[(v, by_id[id(v)]) for v in named.values()]):
+                return scalar(model, inputs)
+
+        loss, found = jax.value_and_grad(of)([variable.value for variable in named.values()])
+        return loss, dict(zip(named, found, strict=True))
+    import tensorflow as tf
+
+    with tf.GradientTape() as tape:
+        loss = scalar(model, inputs)
+    found = tape.gradient(loss, [variable.value for variable in named.values()])
+    found = [None if value is None else tf.convert_to_tensor(value) for value in found]
+    return loss, {name: value for name, value in zip(named, found, strict=True) if value is not None}
+
+
+def train(model: Model, job: Job, result: Answer) -> None:
+    """Go down the gradient, plainly, over the cases in turn; keep every loss and the parameters after 1 and all steps."""
+    cases = [{name: place(value, job) for name, value in inputs.items()} for inputs in job.cases().values()]
+    learner = build(job)
+    named = parameters(learner)
+    for step in range(1, job.steps + 1):
+        loss, values = loss_and_gradients(learner, cases[(step - 1) % len(cases)])
+        for name, value in values.items():
+            named[name].assign(named[name].value - job.rate * value)
+        result.add("training", {f"loss.{step}": loss}, take)
+        if step in (1, job.steps):
+            after = {name: take(value).T if turned(learner, name) else take(value) for name, value in named.items()}
+            result.add(f"training/step{step}", after, take)
+
+
+def tokens(model: Model, inputs: dict[str, Any], case: str, job: Job, result: Answer) -> None:
+    """Continue the texts greedily."""
+    if "input_ids" in inputs and model.head.kind == "causal_lm":
+        texts = generate(model, inputs["input_ids"], job.steps)
+        result.add(f"tokens/{case}", {"tokens": texts}, take)
+
+
+def trace(model: Model, inputs: dict[str, Any], case: str, job: Job, result: Answer) -> None:
+    """Record every step of the computation."""
+    names = {id(layer): name for name, layer in layers_by_name(model, f"{model.family.prefix}.").items()}
+    names[id(model.body())] = ""
+    recorder = Recorder(Path(__file__).parent, lambda owner: names.get(id(owner)), taken_if_float)
+    with recorder:
+        model(**inputs, **wanted(model, job))
+    result.add(f"trace/{case}", recorder.arrays, take)
+    result.facts.setdefault("lines", {})[case] = recorder.lines
+
+
+TASKS = {"forward": forward, "gradients": gradients, "trace": trace, "tokens": tokens}
+
+
+def place(value: Any, job: Job) -> Any:
+    """Bring inputs to the device, real numbers in the job's dtype."""
+    if isinstance(value, list):
+        return [place(each, job) for each in value]
+    return ops.convert_to_tensor(value, dtype=job.dtype if value.dtype.kind == "f" else None)
+
+
+def take(value: Any) -> np.ndarray:
+    """Return a tensor as numpy; half precision as float32, which holds it exactly."""
+    if isinstance(value, np.ndarray):
+        return value
+    dtype = keras.backend.standardize_dtype(value.dtype)
+    return np.array(ops.convert_to_numpy(ops.cast(value, "float32") if dtype in ("float16", "bfloat16") else value))
+
+
+def taken_if_float(value: Any) -> np.ndarray | None:
+    """Return a tensor of real numbers as numpy, and nothing for anything else."""
+    real = ops.is_tensor(value) and "float" in keras.backend.standardize_dtype(value.dtype)
+    return take(value) if real else None
+
+
+def backend_version() -> dict[str, str]:
+    """Return the name and version of what computes under Keras."""
+    name = keras.backend.backend()
+    return {name: str(importlib.import_module(name).__version__)}
+
+
+if __name__ == "__main__":
+    serve(answer)
