@@ -109,10 +109,10 @@ class Model(keras.Model):
             FormatError, ConfigError, WeightError: name what does not fit, and where.
         """
         config = config.copy(**overrides) if config else checkpoint.read_config(path, **overrides)
-        with _unstarted():
-            model = cls(config, dtype=dtype)
         opened = checkpoint.Checkpoint(path, config, cls.head)
         opened.settle(strict=strict, ignore_mismatched_sizes=ignore_mismatched_sizes)
+        with _unstarted():
+            model = cls(config, dtype=dtype)
         parameters = model.canonical_parameters()
         model._start(parameters.keys() - opened.names)
         table = cls.family.params(config, cls.head)

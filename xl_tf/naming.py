@@ -4,7 +4,7 @@ from typing import Any
 
 import keras
 
-from xlcore.maps.keras import keras_name
+from xlcore.maps.keras import is_turned, keras_name
 from xlcore.params import Params
 
 
@@ -40,11 +40,11 @@ def layers_by_name(model: Any, prefix: str) -> dict[str, Any]:
     return found
 
 
-def other_variables(model: Any, prefix: str, known: dict[str, Any]) -> dict[str, Any]:
-    """Return the trainable variables that no table lists, those of a head of somebody's own, by name."""
-    seen = {id(variable) for variable in known.values()}
-    found = {}
-    for name, layer in layers_by_name(model, prefix).items():
+def parameters(model: Any) -> dict[str, Any]:
+    """Return every variable that is trained, by name: those of the table, and those of a head of somebody's own."""
+    found = dict(model.canonical_parameters())
+    seen = {id(variable) for variable in found.values()}
+    for name, layer in layers_by_name(model, f"{model.family.prefix}.").items():
         words = [("kernel", "weight"), ("gamma", "weight"), ("beta", "bias")]
         words += [(word, word) for word in vars(layer) if not word.startswith("_")]
         for keras_word, word in words:
@@ -53,6 +53,15 @@ def other_variables(model: Any, prefix: str, known: dict[str, Any]) -> dict[str,
                 seen.add(id(variable))
                 found[f"{name}.{word}".strip(".")] = variable
     return found
+
+
+def turned(model: Any, name: str) -> bool:
+    """Tell whether Keras keeps a parameter the other way round."""
+    table = model.family.params(model.config, model.head)
+    if name in table:
+        return is_turned(name, table[name])
+    owner = layers_by_name(model, f"{model.family.prefix}.").get(name.rpartition(".")[0])
+    return isinstance(owner, keras.layers.Dense) and name.endswith(".weight")
 
 
 def _step(owner: Any, part: str) -> Any:

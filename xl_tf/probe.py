@@ -8,19 +8,19 @@ import keras
 import numpy as np
 from keras import ops
 
+from xl_tf.backend import compiled, value_and_gradients, version
 from xl_tf.generation import generate
 from xl_tf.model import Model
-from xl_tf.naming import layers_by_name, other_variables
-from xlcore.maps.keras import is_turned
+from xl_tf.naming import layers_by_name, parameters, turned
 from xlcore.probe import Answer, Job, Recorder, serve
 
-VERSIONS = {"keras": keras.__version__}
+VERSIONS = version()
 
 
 def answer(job: Job) -> Answer:
     """Build the model, and do every task that the job names."""
     model = build(job)
-    result = Answer(facts={"versions": {**VERSIONS, **backend_version()}})
+    result = Answer(facts={"versions": VERSIONS})
     if "static" in job.tasks:
         shapes = {name: list(value.shape) for name, value in parameters(model).items()}
         result.facts["shapes"] = {name: shapes[name][::-1] if turned(model, name) else shapes[name] for name in shapes}
@@ -46,32 +46,9 @@ def build(job: Job) -> Model:
     return model
 
 
-def parameters(model: Model) -> dict[str, Any]:
-    """Return every variable that is trained, by name, those of a head of somebody's own too."""
-    known = model.canonical_parameters()
-    return known | other_variables(model, f"{model.family.prefix}.", known)
-
-
-def turned(model: Model, name: str) -> bool:
-    """Tell whether Keras keeps a parameter the other way round."""
-    table = model.family.params(model.config, model.head)
-    if name in table:
-        return is_turned(name, table[name])
-    owner = layers_by_name(model, f"{model.family.prefix}.").get(name.rpartition(".")[0])
-    return isinstance(owner, keras.layers.Dense) and name.endswith(".weight")
-
-
 def called(model: Model, job: Job) -> Any:
     """Return what computes the model in the job's mode."""
-    if job.mode == "eager":
-        return model
-    if keras.backend.backend() == "jax":
-        import jax
-
-        return jax.jit(model, static_argnames=("output_hidden_states", "output_attentions"))
-    import tensorflow as tf
-
-    return tf.function(model, jit_compile=job.mode == "xla", autograph=False)
+    return compiled(model, job.mode, ("output_hidden_states", "output_attentions"))
 
 
 def forward(model: Model, inputs: dict[str, Any], case: str, job: Job, result: Answer) -> None:
@@ -102,29 +79,14 @@ def scalar(model: Model, inputs: dict[str, Any]) -> Any:
 
 
 def loss_and_gradients(model: Model, inputs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """Return the scalar, and its gradient by every parameter, on whichever framework computes."""
+    """Return the scalar, and its gradient by every parameter."""
     named = parameters(model)
-    if keras.backend.backend() == "jax":
-        import jax
-
-        def of(values: list[Any]) -> Any:
-            by_id = {id(variable): value for variable, value in zip(named.values(), values, strict=True)}
-            with keras.StatelessScope(state_mapping=[(v, by_id[id(v)]) for v in named.values()]):
-                return scalar(model, inputs)
-
-        loss, found = jax.value_and_grad(of)([variable.value for variable in named.values()])
-        return loss, dict(zip(named, found, strict=True))
-    import tensorflow as tf
-
-    with tf.GradientTape() as tape:
-        loss = scalar(model, inputs)
-    found = tape.gradient(loss, [variable.value for variable in named.values()])
-    found = [None if value is None else tf.convert_to_tensor(value) for value in found]
+    loss, found = value_and_gradients(lambda: scalar(model, inputs), list(named.values()))
     return loss, {name: value for name, value in zip(named, found, strict=True) if value is not None}
 
 
 def train(model: Model, job: Job, result: Answer) -> None:
-    """Go down the gradient, plainly, over the cases in turn; keep every loss and the parameters after 1 and all steps."""
+    """Go down the gradient, plainly, over the cases in turn; keep losses, and parameters after 1 and all steps."""
     cases = [{name: place(value, job) for name, value in inputs.items()} for inputs in job.cases().values()]
     learner = build(job)
     named = parameters(learner)
@@ -178,12 +140,6 @@ def taken_if_float(value: Any) -> np.ndarray | None:
     """Return a tensor of real numbers as numpy, and nothing for anything else."""
     real = ops.is_tensor(value) and "float" in keras.backend.standardize_dtype(value.dtype)
     return take(value) if real else None
-
-
-def backend_version() -> dict[str, str]:
-    """Return the name and version of what computes under Keras."""
-    name = keras.backend.backend()
-    return {name: str(importlib.import_module(name).__version__)}
 
 
 if __name__ == "__main__":

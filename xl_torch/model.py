@@ -14,12 +14,13 @@ from torch.utils._pytree import register_pytree_node
 
 from conversion import checkpoint
 from xlcore.config import Config
-from xlcore.errors import ConfigError
+from xlcore.errors import ConfigError, WeightError
 from xlcore.families import FAMILIES, find_head
 from xlcore.heads import Family, Head
 from xlcore.maps import HF
 from xlcore.outputs import ModelOutput
 from xlcore.params import Init
+from xlcore.weightmap import Place, to_ours
 
 # False while a model is built only to be filled from a file.
 _starting = ContextVar("_starting", default=True)
@@ -116,10 +117,10 @@ class Model(nn.Module):
             FormatError, ConfigError, WeightError: name what does not fit, and where.
         """
         config = config.copy(**overrides) if config else checkpoint.read_config(path, **overrides)
-        with _unstarted():
-            model = cls(config).to(dtype=dtype)
         opened = checkpoint.Checkpoint(path, config, cls.head)
         opened.settle(strict=strict, ignore_mismatched_sizes=ignore_mismatched_sizes)
+        with _unstarted():
+            model = cls(config).to(dtype=dtype)
         parameters = model.canonical_parameters()
         model._start(parameters.keys() - opened.names)
         with torch.no_grad():
@@ -156,10 +157,18 @@ class Model(nn.Module):
             tensor = state.pop(name)
             for part in weights.ours(name.removeprefix(prefix)):
                 if part in places:
-                    state[keys[part]] = tensor[places[part].start : places[part].stop]
+                    state[keys[part]] = self._cut(name, tensor, places[part])
         for alias, first in self.family.ties_within(self.config, self.head).items():
             if keys[alias] not in state and keys[first] in state:
                 state[keys[alias]] = state[keys[first]]
+
+    def _cut(self, name: str, tensor: Tensor, place: Place) -> Tensor:
+        """Return the part of a foreign tensor that is one parameter of ours."""
+        tensor = to_ours(tensor, place.layout)
+        rows = tensor.shape[0] if tensor.dim() else 1
+        if rows != place.rows:
+            raise WeightError(f"{type(self).__name__}: {name!r} must have {place.rows} rows, got {rows}")
+        return tensor[place.start : place.stop] if tensor.dim() else tensor
 
     def _table(self) -> dict[str, Any]:
         params = self.family.params(self.config, self.head)

@@ -85,7 +85,7 @@ def loss_and_gradients(model: Model, inputs: dict[str, Any]) -> tuple[Any, dict[
 
 
 def train(model: Model, job: Job, result: Answer) -> None:
-    """Go down the gradient, plainly, over the cases in turn; keep every loss and the parameters after 1 and all steps."""
+    """Go down the gradient, plainly, over the cases in turn; keep losses, and parameters after 1 and all steps."""
     cases = [{name: place(value, job) for name, value in inputs.items()} for inputs in job.cases().values()]
     learner = build(job)
     named = learner.canonical_parameters()

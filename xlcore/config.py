@@ -97,7 +97,10 @@ def real(low: float = -math.inf, high: float = math.inf) -> Rule:
     def rule(value: Any) -> float:
         if isinstance(value, bool | str) or not hasattr(value, "__float__"):
             raise Unfit("be a number")
-        number = float(value)
+        try:
+            number = float(value)
+        except OverflowError:
+            raise Unfit("be finite") from None
         if not math.isfinite(number) or not low <= number <= high:
             raise Unfit(f"lie in [{low:g}, {high:g}]" if math.isfinite(number) else "be finite")
         return number
@@ -145,7 +148,7 @@ def list_of(inner: Rule) -> Rule:
         if isinstance(value, str | Mapping) or not (value is None or hasattr(value, "__iter__")):
             raise Unfit("be a list")
         try:
-            return [inner(entry) for entry in value or ()]
+            return [inner(entry) for entry in (() if value is None else value)]
         except Unfit as unfit:
             raise Unfit(f"hold entries that {unfit}") from None
 
@@ -154,7 +157,7 @@ def list_of(inner: Rule) -> Rule:
 
 def label_names(value: Any) -> dict[int, str]:
     """Take the names of labels by their number; JSON has the numbers as strings."""
-    if not isinstance(value, Mapping) or not all(str(key).isdigit() for key in value):
+    if not isinstance(value, Mapping) or not all(str(key).isdecimal() for key in value):
         raise Unfit("map label numbers to names")
     return {int(key): str(name) for key, name in value.items()}
 
@@ -231,6 +234,8 @@ class Config:
     def complete(self, values: dict[str, Any], given: Mapping[str, Any]) -> None:
         """Derive the values that follow from given ones and were not given themselves; families may add to it."""
         count = given.get("num_labels")
+        if count is not None and "id2label" in given:
+            self.require(count == len(values["id2label"]), "num_labels", "be the number of names in id2label", count)
         if count is not None and len(values["id2label"]) != positive(count):
             values["id2label"] = {number: f"LABEL_{number}" for number in range(count)}
             values["label2id"] = {name: number for number, name in values["id2label"].items()}
@@ -260,7 +265,8 @@ class Config:
         for key, value in keys.items():
             name = self.aliases.get(key, key)
             if name in spelled and spelled[name] != value:
-                raise ConfigError(f"{self._where}: {key} must equal {name} (one key, two names), got {value!r}")
+                other = next(each for each in keys if self.aliases.get(each, each) == name)
+                raise ConfigError(f"{self._where}: {key} must equal {other} (one key, two names), got {value!r}")
             spelled[name] = value
         if "num_labels" in spelled:
             self._checked("num_labels", spelled.pop("num_labels"), positive)
@@ -315,11 +321,9 @@ class Config:
     @classmethod
     def from_dict(cls, keys: Mapping[str, Any], **overrides: Any) -> Self:
         """Make a config from the keys of a config.json file; `overrides` win."""
-        spelled = {cls.aliases.get(key, key): value for key, value in overrides.items()}
-        kept = {key: value for key, value in keys.items() if cls.aliases.get(key, key) not in spelled}
-        if "num_labels" in spelled and "id2label" not in spelled:
-            kept = {key: value for key, value in kept.items() if key not in ("id2label", "label2id")}
-        return cls(**kept, **spelled)
+        config = cls(**keys)
+        config.update(**overrides)
+        return config
 
     @classmethod
     def from_json_file(cls, path: str | Path, **overrides: Any) -> Self:
@@ -343,7 +347,9 @@ class Config:
 
     def copy(self, **overrides: Any) -> Self:
         """Return a config of its own with some keys changed."""
-        return type(self).from_dict(self.to_dict(), **overrides)
+        other = copy.deepcopy(self)
+        other.update(**overrides)
+        return other
 
 
 def read_json_object(path: str | Path) -> dict[str, Any]:

@@ -40,6 +40,7 @@ class Family:
         ties: from a config to the canonical names that are second names of a tensor: second to first.
         heads: its public model classes, the body alone first.
         released: configs of published checkpoints by name.
+        examples: tiny configs by name that together use every key that changes the computation.
     """
 
     config: type[Config]
@@ -48,6 +49,7 @@ class Family:
     ties: Callable[[Any], Mapping[str, str]]
     heads: tuple[Head, ...]
     released: Mapping[str, Mapping[str, Any]]
+    examples: Mapping[str, Mapping[str, Any]]
 
     def params(self, config: Config, head: Head) -> Params:
         """List all parameters of a model: the body's and the head's, each tensor once."""

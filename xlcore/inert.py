@@ -138,6 +138,7 @@ class Dtype(Inert):
         self.order = ">" if order == ">" else "<"
 
     def numpy(self) -> np.dtype[Any]:
+        """Return the dtype that it stands for."""
         return np.dtype(self.order + self.code)
 
 
@@ -162,6 +163,7 @@ class Name(Inert):
         self.code = code
 
     def numpy(self) -> np.dtype[Any]:
+        """Return the dtype that it stands for."""
         if self.code != "bfloat16":
             return np.dtype("<" + self.code)
         try:
@@ -200,6 +202,7 @@ def _raw(value: object, length: int | None = None) -> bytes:
 
 
 def size_of(value: object) -> int:
+    """Return a size that a pickle names. Raises FormatError for what can be none."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise FormatError(f"pickle: a size must be a whole number of 0 or more, got {value!r:.40}")
     return value

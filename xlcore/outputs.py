@@ -26,6 +26,9 @@ class ModelOutput(dict[str, Any]):
             return self.get(name)
         raise AttributeError(f"{type(self).__name__} has no field {name!r}, only {', '.join(self.fields)}")
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        self[self.other_names.get(name, name)] = value
+
     def __getitem__(self, key: Any) -> Any:
         if isinstance(key, str):
             return super().__getitem__(self.other_names.get(key, key))

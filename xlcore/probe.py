@@ -1,8 +1,8 @@
 """One side of a comparison, in a process of its own: it takes jobs, and answers with arrays.
 
 `python -m xl_torch.probe` and `python -m xl_tf.probe` speak this. A job is a folder that holds `job.json` and
-`in.npz`; the answer is `out.npz` and `out.json` beside them. Folders come as lines on standard input; a line of JSON goes
-back for each: `{}`, or `{"error": ...}`.
+`in.npz`; the answer is `out.npz` and `out.json` beside them. Folders come as lines on standard input; a line of JSON
+goes back for each: `{}`, or `{"error": ...}`.
 """
 
 import json
@@ -183,8 +183,7 @@ class Recorder:
                 self._record(frame, name, value)
         if event == "return":
             self._record(frame, "returned", argument)
-            for table in (self._scopes, self._seen, self._lines):
-                table.pop(frame, None)  # type: ignore[attr-defined]
+            del self._scopes[frame], self._seen[frame], self._lines[frame]
         else:
             self._lines[frame] = frame.f_lineno
         return self._on_step

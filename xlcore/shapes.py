@@ -78,6 +78,8 @@ class Contract(dict[str, Array]):
 
 def _bind(where: str, name: str, array: Array, value: Any, found: dict[str, int]) -> None:
     """Hold one shape against the contract, and learn the sizes of the axes that were free."""
+    if not hasattr(value, "shape"):
+        raise ShapeError(f"{where}: {name} must be an array, got {type(value).__name__}")
     shape = tuple(value.shape)
     form = next((form for form in array.forms() if len(form) == len(shape)), None)
     fits = form is not None

@@ -60,6 +60,7 @@ class WeightMap:
 
     def __init__(self, *rows: Row, prefix: str = "", ignored: Sequence[str] = ()) -> None:
         self.rows = rows
+        self._uneven = [row for row in rows if any(("{i}" in part) != ("{i}" in row.theirs) for part in row.parts)]
         self.prefix = prefix
         self._ignored = [re.compile(pattern) for pattern in ignored]
         self._ours = [(_pattern(part), row, number) for row in rows for number, part in enumerate(row.parts)]
@@ -110,6 +111,8 @@ class WeightMap:
             foreign, row, number = self.theirs(name)
             match = _pattern(row.parts[number]).fullmatch(name)
             assert match is not None  # `theirs` matched the same pattern
+            if lacking := [part for part in row.parts if len(row.parts) > 1 and _filled(part, match) not in params]:
+                raise WeightError(f"WeightMap: {foreign!r} must find all its parts, got none for {lacking[0]!r}")
             rows = [params[_filled(part, match)].shape[0] if len(row.parts) > 1 else 0 for part in row.parts]
             start = sum(rows[:number])
             size = param.shape[0] if param.shape else 1
@@ -120,7 +123,7 @@ class WeightMap:
         """Return the foreign tensors that a parameter table becomes, with their shapes."""
         shapes = {}
         for name, place in self.places(params).items():
-            shape = (place.rows, *params[name].shape[1:])
+            shape = (place.rows, *params[name].shape[1:]) if params[name].shape else ()
             shapes[place.name] = _layout_shape(shape, place.layout, sizes or {})
         return shapes
 
@@ -130,6 +133,9 @@ class WeightMap:
         Raises:
             WeightError: if a parameter has no place, or a foreign tensor is not used up exactly once.
         """
+        if self._uneven:
+            row = self._uneven[0]
+            raise WeightError(f"WeightMap: {row.theirs!r} must hold a number where ours does, got {row.parts[0]!r}")
         used: dict[str, list[tuple[int, int]]] = {}
         places = self.places(params)
         for name, place in places.items():
@@ -140,7 +146,8 @@ class WeightMap:
             used.setdefault(place.name, []).append((place.start, place.stop))
         for foreign, spans in used.items():
             ends = [0, *(stop for _, stop in sorted(spans))]
-            if [start for start, _ in sorted(spans)] != ends[:-1]:
+            rows = next(place.rows for place in places.values() if place.name == foreign)
+            if [start for start, _ in sorted(spans)] != ends[:-1] or ends[-1] != rows:
                 raise WeightError(f"WeightMap: {foreign!r} must be used up exactly once, got rows {sorted(spans)}")
 
 

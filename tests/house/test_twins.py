@@ -18,7 +18,7 @@ FEW = 2  # names of one side only, which a small file may have
 PAIRS = [file.relative_to(TORCH) for file in sorted(TORCH.rglob("*.py"))]
 FAMILY_FILES = {f"{file.stem}.py" for file in (ROOT / "xlcore" / "families").glob("*.py")} - {"__init__.py"}
 # Files of one side only: spelling, names of variables that torch has by itself, and what `fit` needs.
-KERAS_FILES = {"ops.py", "naming.py", "training.py"}
+KERAS_FILES = {"ops.py", "naming.py", "training.py", "backend.py"}
 # Public methods of one side only: what the framework itself asks for, or has already.
 TORCH_METHODS = {"gradient_checkpointing_enable", "gradient_checkpointing_disable"}
 KERAS_METHODS = {

@@ -194,17 +194,17 @@ class TestCalls:
         [
             (lambda t: t("a", paddin=True), "Letters: unknown argument 'paddin'; did you mean 'padding'?"),
             (lambda t: t("a", padding="most"),
-             "padding must be a bool or one of 'do_not_pad', 'longest', 'max_length', got 'most'"),
+             "Tokenizer: padding must be a bool or one of 'do_not_pad', 'longest', 'max_length', got 'most'"),
             (lambda t: t("a", truncation="some"),
-             "truncation must be a bool or one of 'do_not_truncate', 'longest_first', "
+             "Tokenizer: truncation must be a bool or one of 'do_not_truncate', 'longest_first', "
              "'only_first', 'only_second', got 'some'"),
-            (lambda t: t("a", max_length=0), "max_length must be positive, got 0"),
-            (lambda t: t("a", padding=True, pad_to_multiple_of=-1), "pad_to_multiple_of must be positive, got -1"),
+            (lambda t: t("a", max_length=0), "Tokenizer: max_length must be positive, got 0"),
+            (lambda t: t("a", padding=True, pad_to_multiple_of=-1), "Tokenizer: pad_to_multiple_of must be positive, got -1"),
             (lambda t: t("a", padding="max_length"),
              "padding: 'max_length' must have a length, got no max_length and a model "
              "without one"),
             (lambda t: t("a", padding=True, truncation=True, max_length=5, pad_to_multiple_of=4),
-             "max_length must be a multiple of pad_to_multiple_of (4), got 5"),
+             "Tokenizer: max_length must be a multiple of pad_to_multiple_of (4), got 5"),
             (lambda t: t("abc", truncation="only_second", max_length=3),
              "truncation: 'only_second' must have a second text, got "
              "none"),
@@ -215,7 +215,7 @@ class TestCalls:
             (lambda t: t(["ab", "c"], return_tensors="np"),
              "return_tensors: the rows of input_ids must be numbers of one length, "
              "got others; pass padding=True and truncation=True"),
-            (lambda t: t("a", return_tensors="jax"), "return_tensors must be 'np', 'pt' or 'tf', got 'jax'"),
+            (lambda t: t("a", return_tensors="jax"), "Tokenizer: return_tensors must be 'np', 'pt' or 'tf', got 'jax'"),
             (lambda t: t(5), "Letters: a text must be a string, or a list of strings or ids, got 5"),
             (lambda t: t.encode(["a", 1]), "Letters: a list must hold strings only, or ids only, got ['a', 1]"),
             (lambda t: t(["a", "b"], ["c"]), "Letters: text_pair must be a list of 2 texts, got ['c']"),

@@ -11,11 +11,11 @@ def distance_encodings(count: int, size: int, clamp_len: int, like: Tensor) -> T
     Distances beyond a positive `clamp_len` count as `clamp_len`. Computed in at least float32 whatever the dtype of
     `like`: half precision cannot tell large distances apart.
     """
-    precise = torch.promote_types(like.dtype, torch.float32)
-    distances = torch.arange(count - 1, -1, -1, device=like.device).to(precise)
+    dtype = torch.promote_types(like.dtype, torch.float32)
+    distances = torch.arange(count - 1, -1, -1, device=like.device).to(dtype)
     if clamp_len > 0:
         distances = distances.clamp(max=clamp_len)
-    exponents = torch.arange(0, size, 2, device=like.device).to(precise) / size
+    exponents = torch.arange(0, size, 2, device=like.device).to(dtype) / size
     angles = distances[:, None] * 10000.0 ** -exponents[None, :]
     return torch.cat([angles.sin(), angles.cos()], dim=-1).to(like.dtype)
 
@@ -55,14 +55,22 @@ def attend(
     """
     scale = query.shape[-1] ** -0.5
     query, key, value = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)  # [B, N, T or S, H]
-    lowest = torch.finfo(bias.dtype).min
     if head_mask is None and not need_probabilities:
-        bias = torch.where(visible, bias * scale, lowest)
-        context = F.scaled_dot_product_attention(query, key, value, bias, dropout, scale=scale)
-        return context.transpose(1, 2).flatten(-2), None  # [B, T, N H]
+        return _fused(query, key, value, bias * scale, visible, dropout, scale), None
     scores = (torch.matmul(query, key.transpose(-1, -2)) + bias) * scale
-    probabilities = F.dropout(torch.where(visible, scores, lowest).softmax(-1), dropout)
+    probabilities = torch.where(visible, scores, torch.finfo(scores.dtype).min).softmax(-1)
+    probabilities = F.dropout(probabilities, dropout)
     if head_mask is not None:
         probabilities = probabilities * head_mask[:, None, None]
     context = torch.matmul(probabilities.to(value.dtype), value)
-    return context.transpose(1, 2).flatten(-2), probabilities  # [B, T, N H]
+    context = context.transpose(1, 2).flatten(-2)  # [B, T, N H]
+    return context, probabilities if need_probabilities else None
+
+
+def _fused(
+    query: Tensor, key: Tensor, value: Tensor, bias: Tensor, visible: Tensor, dropout: float, scale: float
+) -> Tensor:
+    """Attend in one kernel that keeps no probabilities."""
+    hidden = torch.where(visible, bias, torch.finfo(bias.dtype).min)
+    context = F.scaled_dot_product_attention(query, key, value, hidden, dropout, scale=scale)
+    return context.transpose(1, 2).flatten(-2)  # [B, T, N H]

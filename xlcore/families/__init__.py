@@ -26,10 +26,18 @@ def find_head(model: type) -> tuple[Family, Head]:
     raise ConfigError(f"FAMILIES: {names[0]} must be or extend a known model class{did_you_mean(names[0], known)}")
 
 
+def find_head_by_name(name: str) -> Head:
+    """Find a head by the name of its class, with or without Keras' prefix TF."""
+    known = {head.name: head for family in FAMILIES.values() for head in family.heads}
+    if name.removeprefix("TF") not in known:
+        raise ConfigError(f"FAMILIES: {name!r} must be a known model class{did_you_mean(name, known)}")
+    return known[name.removeprefix("TF")]
+
+
 def config_from_dict(keys: Mapping[str, Any], where: str, **overrides: Any) -> Config:
     """Make the config of whichever family the keys of a config.json file belong to."""
     model_type = keys.get("model_type")
-    if model_type not in FAMILIES:
+    if not isinstance(model_type, str) or model_type not in FAMILIES:
         known = ", ".join(map(repr, FAMILIES))
         raise ConfigError(f"{where}: model_type must be one of {known}, got {model_type!r}")
     return FAMILIES[model_type].config.from_dict(keys, **overrides)

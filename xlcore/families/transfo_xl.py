@@ -103,7 +103,9 @@ class TransfoXLConfig(Config):
         super().complete(values, given)
         count = len(values["cutoffs"]) + 1
         if "tie_projs" in given:
-            values["tie_projs"] = values["tie_projs"] + [False] * (count - len(values["tie_projs"]))
+            ties = values["tie_projs"]
+            ties = ties + [False] * (count - len(ties))
+            values["tie_projs"] = ties if any(ties[count:]) else ties[:count]
         elif "proj_share_all_but_first" in given or len(values["tie_projs"]) != count:
             values["tie_projs"] = [False] + [values["proj_share_all_but_first"]] * (count - 1)
 
@@ -308,6 +310,24 @@ RELEASED: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 
+# Tiny models that together use every key.
+TINY = {
+    "vocab_size": 47, "cutoffs": [10, 20, 35], "div_val": 2, "d_model": 24, "d_embed": 24, "n_head": 3, "d_head": 8,
+    "d_inner": 40, "n_layer": 2, "mem_len": 6, "clamp_len": 9, "pad_token_id": 1, "num_labels": 3,
+}  # fmt: skip
+EXAMPLES: dict[str, dict[str, Any]] = {
+    "bins": TINY,
+    "one table": TINY | {"div_val": 1, "d_embed": 20},
+    "plain softmax": TINY | {"cutoffs": [], "div_val": 1, "mem_len": 4},
+    "pre-norm": TINY | {"pre_lnorm": True, "clamp_len": -1},
+    "shared biases": TINY | {"untie_r": False, "same_length": False},
+    "no memory": TINY | {"mem_len": 0},
+    "untied": TINY | {"tie_word_embeddings": False, "tie_projs": [False] * 4},
+    "all tied": TINY | {"tie_projs": [True] * 4, "div_val": 1, "d_embed": 20, "d_head": 6},
+    "authors' TensorFlow": TINY | {"window_rule": "tf1", "layer_norm_epsilon": 1e-12},
+    "authors' PyTorch": TINY | {"initial_memory": "empty", "untie_r": False},
+}
+
 TRANSFO_XL = Family(
     config=TransfoXLConfig,
     prefix="transformer",
@@ -315,4 +335,5 @@ TRANSFO_XL = Family(
     ties=ties,
     heads=HEADS,
     released=RELEASED,
+    examples=EXAMPLES,
 )

@@ -71,7 +71,7 @@ def tensor_maker(kind: str) -> Callable[[Any], Any]:
                 f"return_tensors: {kind!r} must have {module}, got none; pip install 'xlbridge[{extra}]'"
             ) from error
         return make
-    raise TokenizerError(f"return_tensors must be 'np', 'pt' or 'tf', got {kind!r}")
+    raise TokenizerError(f"Tokenizer: return_tensors must be 'np', 'pt' or 'tf', got {kind!r}")
 
 
 def to_tensor(make: Callable[[Any], Any], key: str, value: Any) -> Any:
@@ -109,20 +109,24 @@ def resolve(
     if truncation is None and padding is False and max_length is not None:
         truncation = True  # a maximal length alone asks for it, as users of the API know
     if not isinstance(padding, str | bool | None) or padding not in PADDINGS:
-        raise TokenizerError(f"padding must be a bool or one of {_names(PADDINGS)}, got {padding!r}")
+        raise TokenizerError(f"Tokenizer: padding must be a bool or one of {_names(PADDINGS)}, got {padding!r}")
     if not isinstance(truncation, str | bool | None) or truncation not in TRUNCATIONS:
-        raise TokenizerError(f"truncation must be a bool or one of {_names(TRUNCATIONS)}, got {truncation!r}")
+        raise TokenizerError(
+            f"Tokenizer: truncation must be a bool or one of {_names(TRUNCATIONS)}, got {truncation!r}"
+        )
     pads, cuts = PADDINGS[padding], TRUNCATIONS[truncation]
     for name, value in (("max_length", max_length), ("pad_to_multiple_of", multiple)):
         if value is not None and value <= 0:
-            raise TokenizerError(f"{name} must be positive, got {value}")
+            raise TokenizerError(f"Tokenizer: {name} must be positive, got {value}")
     if max_length is None and model_max_length < UNLIMITED and (pads == "max_length" or cuts != "do_not_truncate"):
         max_length = model_max_length
     if max_length is None and pads == "max_length":
         raise TokenizerError("padding: 'max_length' must have a length, got no max_length and a model without one")
     cut_and_filled = max_length is not None and cuts != "do_not_truncate" and pads != "do_not_pad"
     if cut_and_filled and multiple is not None and max_length is not None and max_length % multiple:
-        raise TokenizerError(f"max_length must be a multiple of pad_to_multiple_of ({multiple}), got {max_length}")
+        raise TokenizerError(
+            f"Tokenizer: max_length must be a multiple of pad_to_multiple_of ({multiple}), got {max_length}"
+        )
     return Lengths(pads, cuts, max_length, multiple)
 
 

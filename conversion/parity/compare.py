@@ -1,0 +1,230 @@
+"""A whole comparison: which heads, cases, precisions and modes are computed on both sides, and what is found."""
+
+import datetime
+import platform
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from conversion.parity.cases import draw_cases, draw_weights, flat
+from conversion.parity.localise import first_difference
+from conversion.parity.method import Judge
+from conversion.parity.results import Check, Place, Report
+from conversion.parity.sides import MODES, Side
+from xlcore import __version__
+from xlcore.config import Config
+from xlcore.families import family_of, find_head_by_name
+from xlcore.heads import Head
+from xlcore.probe import Answer, Job
+
+Array = np.ndarray[Any, Any]
+COMPILED_CASES = ("plain", "memory")  # compiling takes long, and a case more finds nothing more
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One side's model: its config, and what is known of its weights; the rest is drawn.
+
+    Attributes:
+        name: for people.
+        config: of the model.
+        weights: parameters by canonical name, from a file.
+        models: for each framework the class, as `module:Class`, where it is no known one.
+    """
+
+    name: str
+    config: Config
+    weights: Mapping[str, Array] = field(default_factory=dict)
+    models: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is compared.
+
+    Attributes:
+        heads: class names under their PyTorch names; all heads of the family if empty.
+        modes: among `eager`, `compile`, `graph`, `xla`; those other than eager are compared with eager, on their side.
+        dtypes: lower precisions to compare in.
+        seeds: how many draws of inputs (and weights, where they are drawn).
+        kinds: what is compared beside the forward pass: `gradients`, `training`, `tokens`.
+    """
+
+    heads: tuple[str, ...] = ()
+    modes: tuple[str, ...] = ("eager",)
+    dtypes: tuple[str, ...] = ("float32",)
+    seeds: int = 1
+    kinds: tuple[str, ...] = ("gradients", "training", "tokens")
+
+
+def compare(
+    subjects: tuple[Subject, Subject],
+    sides: tuple[Side, Side],
+    options: Options,
+    advance: Callable[[str], None] = lambda text: None,
+) -> Report:
+    """Compare two sides, and say where they part if they do.
+
+    Args:
+        subjects: the model of each side, the same one twice unless two checkpoints are held against each other.
+        sides: the two processes.
+        options: what is compared.
+        advance: told of each step as it begins.
+
+    Raises:
+        ParityError: if a side cannot compute at all.
+    """
+    began = time.monotonic()
+    started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    name = " against ".join(dict.fromkeys(subject.name for subject in subjects))
+    versions = {"xlbridge": __version__, "python": platform.python_version(), "numpy": np.__version__}
+    report = Report(name, subjects[0].config.to_dict(), versions, _told(sides, options), started)
+    for head in _heads(subjects[0].config, options):
+        for seed in range(options.seeds):
+            run = _Run(subjects, sides, options, head, seed, advance)
+            report.checks += run.checks()
+            report.places += run.places(report.checks)
+            versions |= run.versions
+    report.seconds = time.monotonic() - began
+    return report
+
+
+def planned(config: Config, options: Options) -> int:
+    """Return how many steps `compare` will tell of."""
+    return len(_heads(config, options)) * options.seeds
+
+
+def _heads(config: Config, options: Options) -> list[Head]:
+    heads = family_of(config).heads
+    return [find_head_by_name(name) for name in options.heads] if options.heads else list(heads)
+
+
+def _told(sides: tuple[Side, Side], options: Options) -> dict[str, Any]:
+    frameworks = ",".join(side.framework for side in sides)
+    lists = {key: ",".join(value) for key, value in vars(options).items() if isinstance(value, tuple) and value}
+    return {"frameworks": frameworks, "device": sides[0].device, "seeds": options.seeds, **lists}
+
+
+class _Run:
+    """One head with one draw of weights and inputs."""
+
+    def __init__(
+        self,
+        subjects: tuple[Subject, Subject],
+        sides: tuple[Side, Side],
+        options: Options,
+        head: Head,
+        seed: int,
+        advance: Callable[[str], None],
+    ) -> None:
+        self._sides, self._options, self._head, self._seed, self._advance = sides, options, head, seed, advance
+        self._subjects = subjects
+        self._configs = tuple(_runnable(subject.config, head) for subject in subjects)
+        self._inputs = flat(draw_cases(head, self._configs[0], seed))
+        self._names = tuple(side.framework for side in sides)
+        self._weights: list[dict[str, Array]] = [{}, {}]
+        self.versions: dict[str, str] = {}
+
+    def checks(self) -> list[Check]:
+        """Compute everything on both sides, and judge."""
+        judge = Judge(self._head.name, self._seed, (self._names[0], self._names[1]))
+        self._advance(f"{self._head.name}, seed {self._seed}")
+        shapes = [self._ask(number, "float64", ("static",), inputs={}).facts["shapes"] for number in (0, 1)]
+        for number in (0, 1):
+            given = {name: tuple(shape) for name, shape in shapes[number].items()}
+            drawn = draw_weights(given, self._configs[number], self._head, self._seed)
+            known = self._subjects[number].weights
+            self._weights[number] = {name: known.get(name, drawn[name]) for name in drawn}
+        tasks = ("forward", *self._options.kinds)
+        exact = [self._ask(number, "float64", tasks) for number in (0, 1)]
+        found = [*judge.shapes(*shapes), *self._exact(judge, exact)]
+        for dtype in self._options.dtypes:
+            kinds = tuple(kind for kind in tasks if kind != "tokens") if dtype == "float32" else ("forward",)
+            low = [self._ask(number, dtype, kinds) for number in (0, 1)]
+            found += self._rounded(judge, dtype, low, exact)
+        return found + (self._modes(exact) if self._seed == 0 else [])
+
+    def _exact(self, judge: Judge, answers: Sequence[Answer]) -> Iterator[Check]:
+        groups = {"float64": "outputs/", "gradients": "gradients/", "training": "training/"}
+        for kind, prefix in groups.items():
+            yield from judge.exact(kind, *(_under(answer, prefix) for answer in answers))
+        yield from judge.tokens(*(_under(answer, "tokens/") for answer in answers))
+
+    def _rounded(self, judge: Judge, dtype: str, low: Sequence[Answer], high: Sequence[Answer]) -> Iterator[Check]:
+        groups = {dtype: "outputs/", "gradients": "gradients/", "training": "training/"}
+        for kind, prefix in groups.items():
+            lower = [_under(answer, prefix) for answer in low]
+            exact = [_under(answer, prefix) for answer in high]
+            yield from judge.within_floor(kind, dtype, (lower[0], lower[1]), (exact[0], exact[1]))
+
+    def _modes(self, exact: Sequence[Answer]) -> list[Check]:
+        found: list[Check] = []
+        cases = tuple(f"inputs/{case}/" for case in COMPILED_CASES)
+        inputs = {name: array for name, array in self._inputs.items() if name.startswith(cases)}
+        for number, side in enumerate(self._sides):
+            for mode in (mode for mode in self._options.modes if mode != "eager" and mode in MODES[side.framework]):
+                self._advance(f"{self._head.name}, {side.framework} {mode}")
+                eager = _under(self._ask(number, "float32", ("forward",), inputs=inputs), "outputs/")
+                other = _under(self._ask(number, "float32", ("forward",), mode, inputs), "outputs/")
+                names = (f"{side.framework} eager", f"{side.framework} {mode}")
+                judge = Judge(self._head.name, self._seed, names)
+                kept = {name: array for name, array in eager.items() if name in other}
+                high = _under(exact[number], "outputs/")
+                found += judge.within_floor("mode", "float32", (kept, other), (high, high))
+        return found
+
+    def places(self, checks: Sequence[Check]) -> list[Place]:
+        """Find where the sides part, in the first case of this head in which they do."""
+        failed = [
+            check for check in checks if not check.passed and (check.head, check.seed) == (self._head.name, self._seed)
+        ]
+        forward = [check for check in failed if check.kind in ("float64", "float32")]
+        if not failed or any(check.kind == "static" for check in failed):
+            return []
+        check = (forward or failed)[0]
+        case = check.case if forward else "plain"
+        self._advance(f"{self._head.name}: looking for the place in case {case!r}")
+        inputs = {name: array for name, array in self._inputs.items() if name.startswith(f"inputs/{case}/")}
+        exact = [self._ask(number, "float64", ("trace",), inputs=inputs) for number in (0, 1)]
+        sides = (self._names[0], self._names[1])
+        found = first_difference(self._head.name, case, self._seed, sides, (exact[0], exact[1]), None)
+        if found is None and forward:
+            low = [self._ask(number, "float32", ("trace",), inputs=inputs) for number in (0, 1)]
+            pairs = (low[0], low[1]), (exact[0], exact[1])
+            found = first_difference(self._head.name, case, self._seed, sides, *pairs)
+        return [found] if found else []
+
+    def _ask(
+        self,
+        number: int,
+        dtype: str,
+        tasks: tuple[str, ...],
+        mode: str = "eager",
+        inputs: Mapping[str, Array] | None = None,
+    ) -> Answer:
+        side, subject = self._sides[number], self._subjects[number]
+        weights = {f"weights/{name}": array for name, array in self._weights[number].items()}
+        job = Job(
+            model=side.model(subject.models.get(side.framework, self._head.name)),
+            config=self._configs[number].to_dict(),
+            dtype=dtype,
+            mode=mode,
+            tasks=tasks,
+            arrays={**weights, **(self._inputs if inputs is None else inputs)},
+        )
+        answer = side.ask(job)
+        self.versions |= answer.facts["versions"]
+        return answer
+
+
+def _runnable(config: Config, head: Head) -> Config:
+    """Return a config with which every case runs: a classifier of several texts must know its padding."""
+    needs_padding = head.kind == "sequence_classification" and config.pad_token_id is None
+    return config.copy(pad_token_id=0) if needs_padding else config
+
+
+def _under(answer: Answer, prefix: str) -> dict[str, Array]:
+    return {name.removeprefix(prefix): array for name, array in answer.arrays.items() if name.startswith(prefix)}

@@ -1,0 +1,84 @@
+"""How two sides are judged.
+
+In float64 the maths is proven: the sides may be 1e-9 apart, relative to the largest value. In lower precision the floor
+is measured: each side's own distance from its float64 result. The distance between the sides may be a few times the
+smaller of the two floors, so that a side that computes with more error than it must is seen, too.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from conversion.parity.results import Check
+
+Array = np.ndarray[Any, Any]
+Arrays = Mapping[str, Array]
+
+EXACT = 1e-9
+FACTOR = 8.0  # how many times the smaller floor the sides may be apart
+ROUNDINGS = 16.0  # and how many roundings of the largest value on top, for tensors whose floor is small by chance
+EPSILON = {"float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
+
+
+def distance(a: Array | None, b: Array | None) -> float:
+    """Return the largest absolute difference; infinity if a side has nothing, another shape, or NaN alone."""
+    if a is None or b is None or a.shape != b.shape:
+        return float("inf")
+    if not a.size:
+        return 0.0
+    difference = np.abs(a.astype("float64") - b.astype("float64"))
+    found = float(difference.max())
+    return float("inf") if np.isnan(found) else found
+
+
+def scale(*arrays: Array | None) -> float:
+    """Return the largest absolute value in any of the arrays."""
+    return max((float(np.abs(array).max()) for array in arrays if array is not None and array.size), default=0.0)
+
+
+class Judge:
+    """Makes checks of one head, case by case.
+
+    Args: as the attributes of `Check`.
+    """
+
+    def __init__(self, head: str, seed: int, sides: tuple[str, str]) -> None:
+        self.head, self.seed, self.sides = head, seed, sides
+
+    def exact(self, kind: str, a: Arrays, b: Arrays) -> Iterator[Check]:
+        """Compare float64 results."""
+        for name in {**a, **b}:
+            size = scale(a.get(name), b.get(name))
+            yield self._check(kind, name, distance(a.get(name), b.get(name)), 0.0, EXACT * max(1.0, size), size)
+
+    def within_floor(
+        self, kind: str, dtype: str, low: tuple[Arrays, Arrays], high: tuple[Arrays, Arrays]
+    ) -> Iterator[Check]:
+        """Compare results in lower precision, given the same in float64."""
+        for name in {**low[0], **low[1]}:
+            a, b = low[0].get(name), low[1].get(name)
+            floors = [distance(each.get(name), exact.get(name)) for each, exact in zip(low, high, strict=True)]
+            size = scale(high[0].get(name), high[1].get(name))
+            floor = min(floors)
+            limit = FACTOR * floor + ROUNDINGS * EPSILON[dtype] * size
+            # a side that strays far from its own float64 result has lost precision, even if both do so alike
+            yield self._check(kind, name, max(distance(a, b), max(floors) / 2), floor, limit, size, dtype)
+
+    def shapes(self, a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[Check]:
+        """Compare names and shapes of parameters."""
+        for name in {**a, **b}:
+            same = a.get(name) == b.get(name)
+            note = "" if same else f"{a.get(name, 'none')} and {b.get(name, 'none')}"
+            yield self._check("static", f"parameters/{name}", 0.0 if same else float("inf"), 0.0, 0.0, 0.0, note)
+
+    def tokens(self, a: Arrays, b: Arrays) -> Iterator[Check]:
+        """Compare generated tokens, which must be equal."""
+        for name in {**a, **b}:
+            yield self._check("tokens", name, distance(a.get(name), b.get(name)), 0.0, 0.0, scale(a.get(name)))
+
+    def _check(
+        self, kind: str, name: str, distance: float, floor: float, limit: float, size: float, note: str = ""
+    ) -> Check:
+        case, _, tensor = name.rpartition("/")
+        return Check(self.head, case or "all", self.seed, kind, self.sides, tensor, distance, floor, limit, size, note)

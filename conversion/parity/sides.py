@@ -1,0 +1,96 @@
+"""The sides of a comparison: each framework in a process of its own, so that only what is asked for is needed."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from xlcore.errors import ParityError
+from xlcore.probe import Answer, Job
+
+ROOMS = {"torch": "xl_torch", "tensorflow": "xl_tf", "jax": "xl_tf"}
+MODES = {"torch": ("eager", "compile"), "tensorflow": ("eager", "graph", "xla"), "jax": ("eager", "graph")}
+
+
+@dataclass
+class Side:
+    """One framework, and the process in which it answers.
+
+    Args:
+        framework: `torch`, `tensorflow` or `jax`.
+        device: where it computes: `cpu`, `cuda`.
+        path: folders that come before all others when modules are looked for.
+    """
+
+    framework: str
+    device: str = "cpu"
+    path: tuple[str, ...] = ()
+    _process: subprocess.Popen[str] | None = field(default=None, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.framework not in ROOMS:
+            raise ParityError(f"parity: a framework must be one of {', '.join(ROOMS)}, got {self.framework!r}")
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 (it lives as long as the side)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.communicate()
+            self._process = None
+        self._errors.close()
+
+    def model(self, name: str) -> str:
+        """Return `module:Class` of a known model class for this framework; a name with a colon stays as it is."""
+        prefix = "" if self.framework == "torch" else "TF"
+        return name if ":" in name else f"{ROOMS[self.framework]}:{prefix}{name}"
+
+    def ask(self, job: Job) -> Answer:
+        """Have the side do a job.
+
+        Raises:
+            ParityError: with what the side had to say, if it could not.
+        """
+        if self._process is None:
+            self._process = self._started()
+        with tempfile.TemporaryDirectory() as folder:
+            job.device = self.device
+            job.write(Path(folder))
+            reply = self._exchanged(self._process, folder)
+            if "error" in reply:
+                raise ParityError(f"{self.framework}: {job.model} must run, got {reply['error']}\n{reply['traceback']}")
+            return Answer.read(Path(folder))
+
+    def _started(self) -> subprocess.Popen[str]:
+        paths = os.pathsep.join([*self.path, *(path or str(Path.cwd()) for path in sys.path)])
+        settings = [f"PYTHONPATH={paths}", f"KERAS_BACKEND={self.framework}", "TF_CPP_MIN_LOG_LEVEL=3"]
+        command = ["env", *settings, sys.executable, "-P", "-m", f"{ROOMS[self.framework]}.probe"]
+        pipe = subprocess.PIPE
+        return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=self._errors, text=True)
+
+    def _exchanged(self, process: subprocess.Popen[str], folder: str) -> dict[str, Any]:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            process.stdin.write(folder + "\n")
+            process.stdin.flush()
+        except BrokenPipeError:
+            pass  # it has died; what it said before comes below
+        line = process.stdout.readline()
+        if line:
+            reply: dict[str, Any] = json.loads(line)
+            return reply
+        self._errors.seek(0)
+        last = self._errors.read().strip().splitlines()[-1:] or ["nothing on standard error"]
+        room = ROOMS[self.framework]
+        raise ParityError(
+            f"{self.framework}: python -m {room}.probe must run, got: {last[0]}; "
+            f"is the framework installed? pip install 'xlbridge[{'torch' if room == 'xl_torch' else 'tf'}]'"
+        )
