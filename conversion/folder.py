@@ -25,22 +25,39 @@ def replaced(folder: Path, drop: Callable[[str], bool]) -> Iterator[Path]:
     folder = folder.resolve()
     if folder.exists() and not folder.is_dir():
         raise FormatError(f"{folder}: must be a folder, or not exist yet, got a file")
+    inside, mounted = Path.cwd() == folder, folder.is_mount()
     folder.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder if mounted else folder.parent))
     try:
         yield staging
         for file in staging.iterdir():
             _flush(file)
-        if folder.exists():
+        if mounted:
+            _move_in(staging, folder, drop)
+        elif folder.exists():
             staging.chmod(folder.stat().st_mode)
             _bring_along(folder, staging, drop)
             _exchange(folder, staging)
         else:
             staging.chmod(0o777 & ~_umask())
             staging.rename(folder)
+        if inside:
+            os.chdir(folder)
         _flush(folder.parent)
+    except OSError as error:
+        raise FormatError(f"{folder}: must be writable, got {error.strerror or error}; it is as it was") from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def _move_in(staging: Path, folder: Path, drop: Callable[[str], bool]) -> None:
+    """Move file by file into a folder that cannot be moved itself, a mounted one: each file is whole at any moment."""
+    written = sorted(staging.iterdir(), key=lambda file: file.suffix == ".json")  # what points to others comes last
+    for file in written:
+        file.replace(folder / file.name)
+    for path in folder.iterdir():
+        if drop(path.name) and path.name not in {file.name for file in written}:
+            path.unlink()
 
 
 def _bring_along(old: Path, new: Path, drop: Callable[[str], bool]) -> None:
@@ -71,10 +88,10 @@ def _exchange(old: Path, new: Path) -> None:
     old.rename(aside)
     try:
         new.rename(old)
-    except OSError:
+    except BaseException:
         aside.rename(old)
         raise
-    aside.rename(new)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def _flush(path: Path) -> None:

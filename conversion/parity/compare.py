@@ -185,9 +185,11 @@ class _Run:
         if not failed or any(check.kind == "static" for check in failed):
             return []
         check = (forward or failed)[0]
-        case = check.case if forward else "plain"
+        case, _, unlabelled = (check.case if forward else "plain").partition("/")
         self._advance(f"{self._head.name}: looking for the place in case {case!r}")
         inputs = {name: array for name, array in self._inputs.items() if name.startswith(f"inputs/{case}/")}
+        if unlabelled:
+            del inputs[f"inputs/{case}/labels"]
         exact = [self._ask(number, "float64", ("trace",), inputs=inputs) for number in (0, 1)]
         sides = (self._names[0], self._names[1])
         found = first_difference(self._head.name, case, self._seed, sides, (exact[0], exact[1]), None)

@@ -1,0 +1,121 @@
+"""`xlbridge parity`: prove that two sides compute the same, and say where they part if they do not."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import Any
+
+from conversion.parity.compare import Options, Subject, compare, planned
+from conversion.parity.reports import Progress, table, write_html, write_json, write_junit
+from conversion.parity.results import Report
+from conversion.parity.sides import MODES, ROOMS, Side
+from conversion.parity.subjects import examples, heads_of, require_heads, subject_of
+from xlcore.errors import ParityError
+
+ABOUT = """
+Compute a model on two sides and compare: every parameter by name and shape; outputs, hidden states, attentions and
+losses in float64 (to 1e-9) and in lower precision (within the measured rounding floor); gradients; training; generated
+tokens. Each framework runs in a process of its own. Exit status: 0 they agree, 1 they differ, 2 an error.
+"""
+EXAMPLES = """
+examples:
+  xlbridge parity my-model                                   both frameworks on a folder
+  xlbridge parity config.json --seeds 3                      on random weights
+  xlbridge parity my-model --against other --frameworks torch,torch
+  xlbridge parity --all --html report.html --junit parity.xml
+"""
+
+
+def add_to(commands: Any) -> None:
+    """Add the verb and its options to the command line."""
+    form = argparse.RawDescriptionHelpFormatter
+    parser = commands.add_parser(
+        "parity",
+        help="prove that both frameworks compute the same",
+        description=ABOUT,
+        epilog=EXAMPLES,
+        formatter_class=form,
+    )
+    parser.add_argument("path", nargs="?", help="a folder, or a config.json alone, whose weights are drawn")
+    parser.add_argument("--all", action="store_true", help="all families: their tiny examples, which use every key")
+    parser.add_argument("--against", metavar="PATH", help="the model of the second side, if it is another")
+    parser.add_argument("--frameworks", type=_list, default=("torch", "tensorflow"), metavar="A,B", help=_known(ROOMS))
+    parser.add_argument("--heads", type=_list, default=(), metavar="NAMES", help="model classes; default: all that fit")
+    modes = dict.fromkeys(mode for known in MODES.values() for mode in known)
+    parser.add_argument("--modes", type=_list, default=("eager",), metavar="MODES", help=f"all, or {_known(modes)}")
+    parser.add_argument(
+        "--dtypes", type=_list, default=("float32",), metavar="DTYPES", help="float32, bfloat16, float16"
+    )
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 (PyTorch; Keras takes what it finds)")
+    parser.add_argument("--seeds", type=int, default=1, metavar="N", help="draws of inputs and weights (default 1)")
+    parser.add_argument("--json", metavar="FILE", help="write the report as JSON")
+    parser.add_argument("--junit", metavar="FILE", help="write it as JUnit XML, for CI")
+    parser.add_argument("--html", metavar="FILE", help="write it as one HTML page with plots")
+    parser.set_defaults(run=run)
+
+
+def _list(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _known(names: Any) -> str:
+    return ", ".join(names)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Do what the command line asks for; return its exit status."""
+    pairs, wanted = _asked(options)
+    with ExitStack() as stack:
+        first, second = (stack.enter_context(Side(name, options.device)) for name in options.frameworks)
+        progress = stack.enter_context(Progress(sum(planned(pair[0].config, wanted) for pair in pairs)))
+        reports = [compare(pair, (first, second), wanted, progress.advance) for pair in pairs]
+    report = reports[0] if len(reports) == 1 else merged(reports)
+    print(table(report))
+    for write, path in ((write_json, options.json), (write_junit, options.junit), (write_html, options.html)):
+        if path:
+            write(report, path)
+            print(f"written: {path}", file=sys.stderr)
+    return 0 if report.passed else 1
+
+
+def _asked(options: argparse.Namespace) -> tuple[list[tuple[Subject, Subject]], Options]:
+    """Return the pairs of models to compare, and how."""
+    if bool(options.path) == options.all:
+        raise ParityError(
+            "parity: PATH or --all must be given, one of them, got " + ("both" if options.all else "neither")
+        )
+    if len(options.frameworks) != 2:
+        got = ",".join(options.frameworks)
+        raise ParityError(f"parity: --frameworks must be two names, such as torch,tensorflow, got {got!r}")
+    if options.seeds < 1:
+        raise ParityError(f"parity: --seeds must be positive, got {options.seeds}")
+    modes = tuple(dict.fromkeys(mode for known in MODES.values() for mode in known))
+    chosen = modes if "all" in options.modes else options.modes
+    _require(chosen, modes, "--modes")
+    _require(options.dtypes, ("float32", "bfloat16", "float16"), "--dtypes")
+    if options.all:
+        return [(one, one) for one in examples()], Options(options.heads, chosen, options.dtypes, options.seeds)
+    one = subject_of(options.path)
+    other = subject_of(options.against) if options.against else one
+    heads = tuple(head.name for head in require_heads(options.heads, one.config)) or heads_of(options.path, one.config)
+    return [(one, other)], Options(heads, chosen, options.dtypes, options.seeds)
+
+
+def _require(names: Sequence[str], known: Sequence[str], option: str) -> None:
+    for name in names:
+        if name not in known:
+            raise ParityError(f"parity: {option} must be among {_known(known)}, got {name!r}")
+
+
+def merged(reports: Sequence[Report]) -> Report:
+    """Put several reports into one; each case tells whose it is."""
+    first = reports[0]
+    whole = replace(first, subject=", ".join(report.subject for report in reports), checks=[], places=[], seconds=0.0)
+    for report in reports:
+        label = report.subject.rpartition(": ")[2]
+        whole.checks += [replace(check, case=f"{label}: {check.case}") for check in report.checks]
+        whole.places += [replace(place, case=f"{label}: {place.case}") for place in report.places]
+        whole.seconds += report.seconds
+    return whole

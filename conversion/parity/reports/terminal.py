@@ -1,0 +1,196 @@
+"""A report in the terminal: progress while it is made, and a table at its end."""
+
+import os
+import sys
+import textwrap
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Any, Self
+
+from tqdm import tqdm
+
+from conversion.parity.reports.summary import (
+    count,
+    duration,
+    failed,
+    floor_of,
+    grouped,
+    kinds_of,
+    next_steps,
+    reason,
+    remark,
+    rerun,
+    short,
+    verdict,
+    worst,
+)
+from conversion.parity.results import Check, Report
+
+WIDTH = 110
+MOST_PLACES = 5
+_GREEN, _RED, _BOLD, _PLAIN = "\x1b[32m", "\x1b[31;1m", "\x1b[1m", "\x1b[0m"
+_GOOD = "ok"
+_TITLES = ("head, kind", "checks", "worst tensor", "distance", "floor", "limit", "verdict")
+
+
+class Progress:
+    """How far a run is, as a line on stderr; nothing where stderr is no terminal.
+
+    Use it as a context manager; the line goes at the end, so that the table stands alone.
+
+    Args:
+        total: how many steps there are, if that is known.
+    """
+
+    def __init__(self, total: int | None = None):
+        quiet = not sys.stderr.isatty()
+        self._bar: Any = tqdm(
+            total=total, file=sys.stderr, disable=quiet, desc="parity", unit="step", leave=False, dynamic_ncols=True
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.close()
+
+    def advance(self, text: str = "") -> None:
+        """Count a step as done; `text` says what it was."""
+        self._bar.set_postfix_str(shortened(_ascii(text), 48), refresh=False)
+        self._bar.update()
+
+
+def table(report: Report, colour: bool | None = None) -> str:
+    """Return the report as a table: a row a head and kind; below it, on failure, first places and what to do.
+
+    Args:
+        report: what a run found.
+        colour: whether to colour it; None for: where stdout is a terminal and NO_COLOR is not set.
+    """
+    if colour is None:
+        colour = sys.stdout.isatty() and not os.getenv("NO_COLOR")
+    lines = [_paint(_fit(f"Parity of {_ascii(report.subject)}"), _BOLD, colour)]
+    if report.checks:
+        lines += ["", *_rows(report, colour)]
+    if not report.passed:
+        lines += _failures(report)
+    tone = _GREEN if report.passed else _RED
+    last = _wrap(_ascii(f"{verdict(report)}. {reason(report)} It took {duration(report.seconds)}."))
+    lines += ["", *(_paint(line, tone, colour) for line in last)]
+    return "\n".join(lines)
+
+
+# --------------------------------------------------------------------------------------------------------------- rows
+
+
+def _rows(report: Report, colour: bool) -> Iterator[str]:
+    groups = {head: _cells(checks) for head, checks in grouped(report.checks, lambda check: check.head).items()}
+    widths = _widths([row for rows in groups.values() for row in rows])
+    yield _line(_TITLES, widths)
+    yield "  ".join("-" * width for width in widths)
+    for head, rows in groups.items():
+        yield _paint(_fit(_ascii(head)), _BOLD, colour)
+        for row in rows:
+            # The verdict is the last cell: it is painted once all are padded.
+            start = _line((*row[:-1], ""), widths)
+            yield start + _paint(row[-1], _GREEN if row[-1] == _GOOD else _RED, colour)
+
+
+def _cells(checks: list[Check]) -> list[tuple[str, ...]]:
+    by_kind = grouped(checks, lambda check: check.kind)
+    rows: list[tuple[str, ...]] = []
+    for kind in kinds_of(checks):
+        top = worst(by_kind[kind])
+        texts = (f"  {_ascii(kind)}", f"{len(by_kind[kind]):,}", _ascii(top.name))
+        numbers = (short(top.distance), floor_of(top), short(top.limit))
+        rows.append((*texts, *numbers, _GOOD if top.passed else "DIFFERS"))
+    return rows
+
+
+def _widths(cells: list[tuple[str, ...]]) -> list[int]:
+    """Return the columns' widths; the tensor's name has what the others leave."""
+    widths = [max(map(len, column)) for column in zip(_TITLES, *cells, strict=True)]
+    widths[0] = min(widths[0], 16)
+    others = sum(widths) - widths[2] + 2 * (len(widths) - 1)
+    widths[2] = min(widths[2], WIDTH - others)
+    return widths
+
+
+def _line(cells: tuple[str, ...], widths: list[int]) -> str:
+    turned = (False, True, False, True, True, True, False)
+    padded = [
+        f"{shortened(cell, width):>{width}}" if right else f"{shortened(cell, width):<{width}}"
+        for cell, width, right in zip(cells, widths, turned, strict=True)
+    ]
+    return "  ".join([*padded[:-1], cells[-1]])
+
+
+# ----------------------------------------------------------------------------------------------------------- failures
+
+
+def _failures(report: Report) -> Iterator[str]:
+    """Yield the first places, the notes of failures, and what to do next."""
+    if report.places:
+        yield from ("", "First places where the sides part:")
+        for place in report.places[:MOST_PLACES]:
+            yield from _wrap(f"{_ascii(place.head)}, {_ascii(place.case)}, seed {place.seed}", "  ")
+            yield from _wrap(_ascii(place), "    ")
+        if more := len(report.places) - MOST_PLACES:
+            yield from [f"  ... and {count(more, 'more place')}"] if more > 0 else []
+    if noted := [check for check in failed(report.checks) if remark(check)]:
+        yield from ("", "Notes:")
+        for check in noted[:MOST_PLACES]:
+            yield from _wrap(_ascii(f"{check.head}, {check.case}, {check.name}: {remark(check)}"), "  ")
+        if len(noted) > MOST_PLACES:
+            yield f"  ... and {count(len(noted) - MOST_PLACES, 'more note')}"
+    steps = next_steps(report)
+    yield from ("", "Next:")
+    for number, step in enumerate(steps, 1):
+        yield from _wrap(f"{number}. {_ascii(step)}", "  ", hang=3)
+    if report.checks:
+        yield f"  {len(steps) + 1}. Run that head alone:"
+        yield from _command(_ascii(rerun(report)), "     ")
+
+
+# --------------------------------------------------------------------------------------------------------------- text
+
+
+def shortened(text: str, width: int) -> str:
+    """Return a text of at most `width` characters, left out in the middle: both ends of a name say most."""
+    if len(text) <= width:
+        return text
+    kept = width - 3
+    return text[: kept // 3] + "..." + text[len(text) - (kept - kept // 3) :] if kept > 0 else text[:width]
+
+
+def _ascii(text: object) -> str:
+    """Return a text in printable ASCII, the rest as escapes, so that no name can steer a terminal."""
+    shown = str(text).encode("ascii", "backslashreplace").decode("ascii")
+    return "".join(each if each.isprintable() else f"\\x{ord(each):02x}" for each in shown)
+
+
+def _wrap(text: str, indent: str = "", hang: int = 2) -> list[str]:
+    later = indent + " " * hang
+    return textwrap.wrap(text, WIDTH, initial_indent=indent, subsequent_indent=later, break_on_hyphens=False)
+
+
+def _command(text: str, indent: str) -> Iterator[str]:
+    """Yield a command in lines that a shell takes as one, broken before its options only."""
+    line, *words = text.replace(" --", "\n--").split("\n")
+    for word in words:
+        if len(indent + line + word) + 3 > WIDTH:
+            yield indent + line + " \\"
+            line = "  " + word
+        else:
+            line += " " + word
+    yield indent + line
+
+
+def _fit(text: str) -> str:
+    return shortened(text, WIDTH)
+
+
+def _paint(text: str, tone: str, colour: bool) -> str:
+    return f"{tone}{text}{_PLAIN}" if colour else text
