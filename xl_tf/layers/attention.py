@@ -58,17 +58,17 @@ def attend(
     """
     B, T, N, H = ops.shape(query)
     scale = query.shape[-1] ** -0.5
-    query, key, value = by_head(query), by_head(key), by_head(value)  # [B, N, T or S, H]
+    query, key, value = _by_head(query), _by_head(key), _by_head(value)  # [B, N, T or S, H]
     scores = (ops.matmul(query, ops.transpose(key, (0, 1, 3, 2))) + bias) * scale
     probabilities = ops.softmax(ops.where(visible, scores, ops.cast(lowest(scores.dtype), scores.dtype)))
     probabilities = dropout(probabilities)
     if head_mask is not None:
         probabilities = probabilities * head_mask[:, None, None]
     context = ops.matmul(ops.cast(probabilities, value.dtype), value)
-    context = ops.reshape(by_head(context), (B, T, N * H))
+    context = ops.reshape(_by_head(context), (B, T, N * H))
     return context, probabilities if need_probabilities else None
 
 
-def by_head(values: Any) -> Any:
+def _by_head(values: Any) -> Any:
     """Turn [B, T, N, H] into [B, N, T, H], or back."""
     return ops.transpose(values, (0, 2, 1, 3))
