@@ -3,15 +3,18 @@
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
+from xlcore.shapes import Contract
+
 
 class ModelOutput(dict[str, Any]):
     """A dictionary of the fields that a call produced, in the order in which its class declares them.
 
     `out.loss`, `out["loss"]`, `out[0]`, `out[:2]` and `out.to_tuple()` all work. A field that the call did not
-    produce reads as None by attribute and is absent otherwise. Iterating yields keys, as in any dictionary.
+    produce reads as None by attribute and is absent otherwise. Iterating yields keys, as in any dictionary. What shape
+    each field has stands in `fields`, the contract of the class.
     """
 
-    fields: ClassVar[tuple[str, ...]] = ()
+    fields: ClassVar[Contract] = Contract()
     other_names: ClassVar[dict[str, str]] = {}
 
     def __init__(self, given: Mapping[str, Any] | Iterable[tuple[str, Any]] = (), **more: Any) -> None:

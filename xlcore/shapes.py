@@ -22,7 +22,7 @@ class Array:
     Args:
         axes: letters of the alphabet, `"B T D"`; several forms of different rank as `"N | L N"`.
         values: what stands in it: real numbers, ids below V, labels (ids, or -100), classes below K, or 0/1 to keep.
-        times: the axis that counts how many such arrays make a list, `"L"`; empty for a single array.
+        times: the axis that counts how many such arrays make a list, `"L"` or `"L + 1"`; empty for a single array.
     """
 
     axes: str
@@ -32,6 +32,11 @@ class Array:
     def forms(self) -> list[list[str]]:
         """Return the letters of each form."""
         return [form.split() for form in self.axes.split("|")]
+
+    def count(self, sizes: Mapping[str, int]) -> int:
+        """Return how many arrays make the list."""
+        axis, _, more = self.times.partition("+")
+        return sizes[axis.strip()] + int(more or 0)
 
 
 class Contract(dict[str, Array]):
@@ -56,11 +61,10 @@ class Contract(dict[str, Array]):
             if not array.times:
                 _bind(where, name, array, value, found)
                 continue
-            if not isinstance(value, Sequence) or len(value) != found[array.times]:
+            count = array.count(found)
+            if not isinstance(value, Sequence) or len(value) != count:
                 got = f"{len(value)}" if isinstance(value, Sequence) else type(value).__name__
-                raise ShapeError(
-                    f"{where}: {name} must be a list of {found[array.times]} arrays, one a layer, got {got}"
-                )
+                raise ShapeError(f"{where}: {name} must be a list of {count} arrays, one a layer, got {got}")
             for number, entry in enumerate(value):
                 _bind(where, f"{name}[{number}]", array, entry, found)
         return found
@@ -71,7 +75,7 @@ class Contract(dict[str, Array]):
         drawn: dict[str, Any] = {}
         for name in names:
             array = self[name]
-            one = [_draw(array, sizes, rng) for _ in range(sizes[array.times] if array.times else 1)]
+            one = [_draw(array, sizes, rng) for _ in range(array.count(sizes) if array.times else 1)]
             drawn[name] = one if array.times else one[0]
         return drawn
 

@@ -250,29 +250,31 @@ INPUTS = Contract(
 )
 
 
+# What every output has of the body.
+REST = Contract(
+    mems=Array("M B D", times="L"),
+    hidden_states=Array("B T D", times="L + 1"),
+    attentions=Array("B N T S", times="L"),
+)
+
+
 class TransfoXLModelOutput(ModelOutput):
-    """What the body returns.
+    """What the body returns."""
 
-    `last_hidden_state` [B, T, D], `mems` L x [M, B, D], `hidden_states` L+1 x [B, T, D], `attentions` L x [B, N, T, S].
-    """
-
-    fields = ("last_hidden_state", "mems", "hidden_states", "attentions")
+    fields = Contract(last_hidden_state=Array("B T D")) | REST
 
 
 class TransfoXLLMHeadModelOutput(ModelOutput):
-    """What the language model returns, beside `mems`, `hidden_states` and `attentions` of the body.
+    """What the language model returns: losses by position, and log-probabilities, which `logits` names, too."""
 
-    `losses` [B, U-1] in position order, `prediction_scores` [B, T, V] (log-probabilities), `loss`.
-    """
-
-    fields = ("losses", "prediction_scores", "mems", "hidden_states", "attentions", "loss")
+    fields = Contract(losses=Array("B P"), prediction_scores=Array("B T V")) | REST | Contract(loss=Array(""))
     other_names: ClassVar[dict[str, str]] = {"logits": "prediction_scores"}
 
 
 class TransfoXLSequenceClassifierOutputWithPast(ModelOutput):
-    """`loss`, `logits` [B, K], and `mems`, `hidden_states`, `attentions` of the body."""
+    """What the classifier returns."""
 
-    fields = ("loss", "logits", "mems", "hidden_states", "attentions")
+    fields = Contract(loss=Array(""), logits=Array("B K")) | REST
 
 
 HEADS = (

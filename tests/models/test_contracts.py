@@ -1,0 +1,46 @@
+"""What a call returns has the shapes that its contract names, in both frameworks."""
+
+import importlib
+
+import numpy as np
+import pytest
+
+from xlcore.families import FAMILIES
+
+HEADS = [(family, head) for family in FAMILIES.values() for head in family.heads]
+ROOMS = {"torch": ("xl_torch", ""), "keras": ("xl_tf", "TF")}
+
+
+def called(room, head, config, inputs, **options):
+    module, prefix = ROOMS[room]
+    model = getattr(importlib.import_module(module), prefix + head.name)(config)
+    if room == "torch":
+        torch = pytest.importorskip("torch")
+        given = {name: torch.as_tensor(value) for name, value in inputs.items() if name != "mems"}
+        mems = {"mems": [torch.as_tensor(memory) for memory in inputs["mems"]]} if "mems" in inputs else {}
+        return model.eval()(**given, **mems, **options)
+    return model(**inputs, **options)
+
+
+@pytest.mark.parametrize("room", ROOMS)
+@pytest.mark.parametrize(("family", "head"), HEADS, ids=lambda each: getattr(each, "name", ""))
+def test_outputs_keep_their_contract(room, family, head):
+    pytest.importorskip(room)
+    config = family.config(**next(iter(family.examples.values())))
+    common = {"D": config.hidden_size, "N": config.num_heads, "L": config.num_layers, "V": config.vocab_size}
+    sizes = common | {"B": 2, "T": 5, "U": 5, "M": 3, "K": config.num_labels}
+    inputs = head.inputs.draw(sizes, 0, [name for name in ("input_ids", "mems", "labels") if name in head.inputs])
+    options = {"output_hidden_states": True, "output_attentions": True}
+    whole = called(room, head, config, inputs, **options)
+    unlabelled = called(room, head, config, {name: inputs[name] for name in inputs if name != "labels"}, **options)
+    met = {**whole, **unlabelled}
+    assert met.keys() == head.output.fields.keys()
+    known = common | {"B": 2, "T": 5, "K": config.num_labels, "P": 4, "S": 8, "M": max(config.mem_len, 0)}
+    head.output.fields.check(head.name, known, met)
+
+
+def test_another_shape_is_told_from_the_contract():
+    head = HEADS[0][1]
+    wrong = {"last_hidden_state": np.zeros((2, 5, 7))}
+    with pytest.raises(ValueError, match=r"must have shape \[B=2, T=5, D=24\], got \[2, 5, 7\]"):
+        head.output.fields.check(head.name, {"B": 2, "T": 5, "D": 24}, wrong)
