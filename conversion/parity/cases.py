@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 
@@ -69,8 +70,8 @@ def draw_weights(shapes: Mapping[str, tuple[int, ...]], config: Config, head: He
     """
     table = family_of(config).params(config, head)
     drawn = {}
-    for number, name in enumerate(sorted(shapes)):
-        rng = np.random.default_rng([seed, number])
+    for name in sorted(shapes):
+        rng = np.random.default_rng([seed, crc32(name.encode())])  # a parameter more or less changes no other one
         center = table[name].init.center if name in table else float(name.endswith("norm.weight"))
         spread = 1.0 / shapes[name][-1] ** 0.5 if len(shapes[name]) > 1 else 0.2
         drawn[name] = center + spread * rng.standard_normal(shapes[name])

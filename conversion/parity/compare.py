@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from conversion.parity.cases import draw_cases, draw_weights, flat
-from conversion.parity.localise import first_difference
-from conversion.parity.method import Judge
+from conversion.parity.cases import LABELS, draw_cases, draw_weights, flat
+from conversion.parity.localise import first_difference, last_gradient
+from conversion.parity.method import EPSILON, Judge
 from conversion.parity.results import Check, Place, Report
 from conversion.parity.sides import MODES, Side
 from xlcore import __version__
@@ -51,6 +51,7 @@ class Options:
         dtypes: lower precisions to compare in.
         seeds: how many draws of inputs (and weights, where they are drawn).
         kinds: what is compared beside the forward pass: `gradients`, `training`, `tokens`.
+        first_seed: the seed of the first draw.
     """
 
     heads: tuple[str, ...] = ()
@@ -58,6 +59,7 @@ class Options:
     dtypes: tuple[str, ...] = ("float32",)
     seeds: int = 1
     kinds: tuple[str, ...] = ("gradients", "training", "tokens")
+    first_seed: int = 0
 
 
 def compare(
@@ -83,7 +85,7 @@ def compare(
     versions = {"xlbridge": __version__, "python": platform.python_version(), "numpy": np.__version__}
     report = Report(name, subjects[0].config.to_dict(), versions, _told(sides, options), started)
     for head in _heads(subjects[0].config, options):
-        for seed in range(options.seeds):
+        for seed in range(options.first_seed, options.first_seed + options.seeds):
             run = _Run(subjects, sides, options, head, seed, advance)
             report.checks += run.checks()
             report.places += run.places(report.checks)
@@ -126,6 +128,7 @@ class _Run:
         self._inputs = flat(draw_cases(head, self._configs[0], seed))
         self._names = tuple(side.framework for side in sides)
         self._weights: list[dict[str, Array]] = [{}, {}]
+        self._answers: dict[str, list[Answer]] = {}
         self.versions: dict[str, str] = {}
 
     def checks(self) -> list[Check]:
@@ -139,13 +142,13 @@ class _Run:
             known = self._subjects[number].weights
             self._weights[number] = {name: known.get(name, drawn[name]) for name in drawn}
         tasks = ("forward", *self._options.kinds)
-        exact = [self._ask(number, "float64", tasks) for number in (0, 1)]
+        exact = self._answers["float64"] = [self._ask(number, "float64", tasks) for number in (0, 1)]
         found = [*judge.shapes(*shapes), *self._exact(judge, exact)]
         for dtype in self._options.dtypes:
             kinds = tuple(kind for kind in tasks if kind != "tokens") if dtype == "float32" else ("forward",)
-            low = [self._ask(number, dtype, kinds) for number in (0, 1)]
+            low = self._answers[dtype] = [self._ask(number, dtype, kinds) for number in (0, 1)]
             found += self._rounded(judge, dtype, low, exact)
-        return found + (self._modes(exact) if self._seed == 0 else [])
+        return found + (self._modes(exact) if self._seed == self._options.first_seed else [])
 
     def _exact(self, judge: Judge, answers: Sequence[Answer]) -> Iterator[Check]:
         groups = {"float64": "outputs/", "gradients": "gradients/", "training": "training/"}
@@ -181,23 +184,46 @@ class _Run:
         failed = [
             check for check in checks if not check.passed and (check.head, check.seed) == (self._head.name, self._seed)
         ]
-        forward = [check for check in failed if check.kind in ("float64", "float32")]
-        if not failed or any(check.kind == "static" for check in failed):
+        forward = [check for check in failed if check.kind == "float64" or check.kind in EPSILON]
+        if not failed:
             return []
-        check = (forward or failed)[0]
-        case, _, unlabelled = (check.case if forward else "plain").partition("/")
+        check = (forward or [check for check in failed if check.kind == "gradients"] or failed)[0]
+        case, _, unlabelled = check.case.partition("/")
+        case = case if any(name.startswith(f"inputs/{case}/") for name in self._inputs) else "plain"
         self._advance(f"{self._head.name}: looking for the place in case {case!r}")
         inputs = {name: array for name, array in self._inputs.items() if name.startswith(f"inputs/{case}/")}
         if unlabelled:
-            del inputs[f"inputs/{case}/labels"]
-        exact = [self._ask(number, "float64", ("trace",), inputs=inputs) for number in (0, 1)]
-        sides = (self._names[0], self._names[1])
-        found = first_difference(self._head.name, case, self._seed, sides, (exact[0], exact[1]), None)
-        if found is None and forward:
-            low = [self._ask(number, "float32", ("trace",), inputs=inputs) for number in (0, 1)]
-            pairs = (low[0], low[1]), (exact[0], exact[1])
-            found = first_difference(self._head.name, case, self._seed, sides, *pairs)
+            inputs.pop(f"inputs/{case}/{LABELS}", None)
+        found = self._first_difference(case, inputs, check)
+        if found is None and check.kind == "gradients":
+            found = self._last_gradient(case, inputs, failed)
         return [found] if found else []
+
+    def _first_difference(self, case: str, inputs: Mapping[str, Array], check: Check) -> Place | None:
+        """Lay the steps of a case side by side: with everything asked for, then as users run it, then rounded."""
+        where = (self._head.name, case, self._seed, (self._names[0], self._names[1]))
+        exact = self._traces("float64", inputs)
+        found = first_difference(*where, exact)
+        dtype = check.kind if check.kind in EPSILON else check.note
+        if found is None and check.kind == "gradients":
+            found = first_difference(*where, self._traces("float64", inputs, "graph"))
+        if found is None and dtype in EPSILON:
+            found = first_difference(*where, self._traces(dtype, inputs), exact, dtype)
+        return found
+
+    def _last_gradient(self, case: str, inputs: Mapping[str, Array], failed: Sequence[Check]) -> Place | None:
+        """Find where gradients part although every step forward agrees."""
+        wrong = [check for check in failed if check.kind == "gradients" and check.case == case]
+        dtype = wrong[0].note or "float64"  # the exact ones come first
+        names = {check.name for check in wrong if (check.note or "float64") == dtype}
+        answers = [_under(answer, f"gradients/{case}/") for answer in self._answers[dtype]]
+        ties = family_of(self._configs[0]).ties_within(self._configs[0], self._head)
+        where = (self._head.name, case, self._seed, (self._names[0], self._names[1]))
+        return last_gradient(*where, names, ties, (answers[0], answers[1]), self._traces("float64", inputs))
+
+    def _traces(self, dtype: str, inputs: Mapping[str, Array], mode: str = "eager") -> tuple[Answer, Answer]:
+        """Have both sides record their steps; modes other than eager are run eagerly, but return no more than asked."""
+        return (self._ask(0, dtype, ("trace",), mode, inputs), self._ask(1, dtype, ("trace",), mode, inputs))
 
     def _ask(
         self,

@@ -14,6 +14,7 @@ from xlcore.errors import ParityError
 from xlcore.probe import Answer, Job
 
 ROOMS = {"torch": "xl_torch", "tensorflow": "xl_tf", "jax": "xl_tf"}
+MOST = 2000  # characters of an error that are told: frameworks print whole arrays
 MODES = {"torch": ("eager", "compile"), "tensorflow": ("eager", "graph", "xla"), "jax": ("eager", "graph")}
 
 
@@ -65,7 +66,8 @@ class Side:
             job.write(Path(folder))
             reply = self._exchanged(self._process, folder)
             if "error" in reply:
-                raise ParityError(f"{self.framework}: {job.model} must run, got {reply['error']}\n{reply['traceback']}")
+                error, lines = reply["error"][:MOST], "\n".join(reply["traceback"][-MOST:].splitlines()[:-1])
+                raise ParityError(f"{self.framework}: {job.model} must run, got {error}\n{lines}")
             return Answer.read(Path(folder))
 
     def _started(self) -> subprocess.Popen[str]:

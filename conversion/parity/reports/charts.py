@@ -14,12 +14,12 @@ from conversion.parity.reports.summary import (
     precision,
     share,
     short,
+    used,
     worst,
 )
 from conversion.parity.results import Check, Report
 
 # How a precision looks: its class in the style sheet and its mark.
-
 LOOKS = {
     "float32": ("one", "circle"),
     "float64": ("two", "square"),
@@ -43,7 +43,6 @@ def layers(report: Report, kinds: Sequence[str], title: str) -> Html | None:
         found = numbered((check for check in report.checks if check.kind == kind), "hidden_states")
         tops = [(layer, worst(checks)) for layer, checks in found.items()]
         series += _compared(kind, tops)
-
     plot = svg.Plot(title, "hidden state (0: embeddings, N: after layer N)", Y_TITLE, series)
     told = "Each point is the check that takes most of its limit, over all heads, cases, seeds and pairs of sides."
     return _figure(plot, told) if series else None
@@ -69,7 +68,7 @@ def gradients(report: Report) -> Html | None:
         series += _compared(kind, tops, tagged, floors=False)
     ranks = f"{count(len(names), 'parameter')}, sorted by distance"
     plot = svg.Plot("Gradient error of each parameter", ranks, Y_TITLE, series, joined=False)
-    told = "Each point is the worst check of its parameter. Numbered are those that take most of their limit:"
+    told = "Each point is the worst check of its parameter; those with a number take most of their limit."
     return _figure(plot, told, _key(tagged))
 
 
@@ -104,7 +103,6 @@ def _compared(
 
 
 def _by_precision(checks: Iterable[Check]) -> dict[str, list[Check]]:
-
     groups = grouped(checks, precision)
     return {kind: groups[kind] for kind in LOOKS if kind in groups}
 
@@ -121,18 +119,14 @@ def _tagged(checks: Iterable[Check]) -> dict[int, Check]:
     """Return the first few checks of different names, numbered."""
     first: dict[str, Check] = {}
     for check in checks:
-        first.setdefault(check.name, check)
+        if share(check):
+            first.setdefault(check.name, check)
     return dict(enumerate(list(first.values())[:MOST_TAGS], 1))
 
 
-def _key(tagged: Mapping[int, Check]) -> Html:
-    rows = [
-        element(
-            "li", element("code", breakable(check.name)), f": {short(check.distance)}, {percent(check)} of its limit"
-        )
-        for check in tagged.values()
-    ]
-    return element("ol", *rows, class_="key")
+def _key(tagged: Mapping[int, Check]) -> Html | None:
+    rows = [element("li", element("code", breakable(check.name)), f": {used(check)}") for check in tagged.values()]
+    return element("ol", *rows, class_="key") if rows else None
 
 
 def _figure(plot: svg.Plot, told: str, after: Html | None = None) -> Html:
@@ -167,18 +161,13 @@ def heads_by_case(report: Report) -> Html | None:
 
 def heads_by_sides(report: Report) -> Html | None:
     """Return the map of heads and modes, which are pairs of sides, if there is more than one."""
-    pairs = list(dict.fromkeys(" – ".join(check.sides) for check in report.checks))
-    return (
-        _heat_map(report.checks, "pair of sides", lambda check: " – ".join(check.sides), pairs)
-        if len(pairs) > 1
-        else None
-    )
+    pairs = list(dict.fromkeys(_pair(check) for check in report.checks))
+    return _heat_map(report.checks, "pair of sides", _pair, pairs) if len(pairs) > 1 else None
 
 
 def legend() -> Html:
     """Return what the colours of the maps mean."""
     labels = ("below 1%", "1 to 10%", "10 to 25%", "25 to 50%", "50 to 75%", "75 to 100%")
-
     named = zip(STEPS, labels, strict=True)
     steps = [element("li", element("span", class_=f"box {step}"), label) for (_, step), label in named]
     bad = element("li", element("span", "✗", class_="box bad"), "over the limit: differs")
@@ -186,17 +175,19 @@ def legend() -> Html:
     return element("ul", *steps, bad, none, class_="legend")
 
 
+def _pair(check: Check) -> str:
+    return "\u00a0– ".join(check.sides)
+
+
 def _heat_map(checks: Sequence[Check], axis: str, column: Callable[[Check], str], columns: Sequence[str]) -> Html:
     cells = grouped(checks, lambda check: (check.head, column(check)))
     heads = dict.fromkeys(check.head for check in checks)
     titles = [element("th", breakable(name), scope="col") for name in columns]
     corner = element("th", f"head \\ {axis}", class_="corner", scope="col")
-
     rows = []
     for head in heads:
         row = [_cell(cells.get((head, name))) for name in columns]
         rows.append(element("tr", element("th", breakable(head), scope="row"), *row))
-
     body = join(element("thead", element("tr", corner, *titles)), element("tbody", *rows))
     return element("div", element("table", body, class_="map"), class_="wide")
 

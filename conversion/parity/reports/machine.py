@@ -163,11 +163,14 @@ def _time(report: Report, part: float) -> str:
 def _line(check: Check) -> str:
     numbers = f"distance {short(check.distance)}, floor {floor_of(check)}, limit {short(check.limit)}"
     note = f" ({check.note})" if check.note else ""
-    return f"{check.name}, seed {check.seed}: {numbers}, {percent(check)} of the limit{note}"
+    of = " of" if check.passed else ""
+    return f"{check.name}, seed {check.seed}: {numbers}, {percent(check)}{of} the limit{note}"
 
 
 def _explained(report: Report, found: list[Check]) -> str:
     lines = [_line(check) for check in found[:_MOST_LISTED]]
     if more := len(found) - len(lines):
         lines.append(f"... and {more:,} more")
-    return "\n".join([*lines, *(f"first place, seed {place.seed}: {place}" for place in places_of(report, found))])
+    return "\n".join(
+        [*lines, *(f"first place, case {place.case}, seed {place.seed}: {place}" for place in places_of(report, found))]
+    )

@@ -27,7 +27,6 @@ def element(tag: str, *content: object, **attributes: object) -> Html:
 
 def join(*content: object) -> Html:
     """Return contents one after the other; numbers and text are escaped, None is nothing."""
-
     parts = (part for part in content if part is not None)
     return Html("".join(part if isinstance(part, Html) else escape(clean(part)) for part in parts))
 

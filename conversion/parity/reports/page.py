@@ -8,6 +8,7 @@ from conversion.parity.reports import charts
 from conversion.parity.reports.machine import FileName, write_text
 from conversion.parity.reports.markup import Html, breakable, element, join
 from conversion.parity.reports.summary import (
+    command,
     count,
     duration,
     failed,
@@ -20,6 +21,7 @@ from conversion.parity.reports.summary import (
     rerun,
     severity,
     share,
+    shell_lines,
     short,
     verdict,
 )
@@ -37,7 +39,7 @@ _WORDS = {
     "Floor": "How far rounding alone takes the more exact of the two sides from its own result in float64, measured "
     "in this very run. No comparison in that precision can expect to be closer. In float64 itself there is none.",
     "Limit": "The largest distance that passes. In float64 it is a tiny fixed number, as only the maths is judged; in "
-    "a lower precision it is a small multiple of the floor, so that it is neither flaky nor blind.",
+    "a lower precision it is a small multiple of the floor and a few roundings, so that it is neither flaky nor blind.",
     "Share of the limit": "Distance divided by limit. Up to 100% the sides agree; 3x is three times what is allowed.",
     "Place": "The first operation at which the sides part, found by running both in float64, step by step.",
 }
@@ -65,9 +67,10 @@ def _banner(report: Report) -> Html:
     sign = "✓" if report.passed else "✗"
     name = element("p", "Parity of ", element("strong", breakable(report.subject)), class_="subject")
     title = element("h1", element("span", sign, class_="sign", aria_hidden="true"), verdict(report))
-    steps = element("ol", *(element("li", step) for step in next_steps(report)), class_="steps")
-    below = None if report.passed else join(element("h2", "What to do next"), steps)
-
+    items = [element("li", step) for step in next_steps(report)]
+    if report.checks:
+        items.append(element("li", "Run the first failing head alone:", _shell(rerun(report))))
+    below = None if report.passed else join(element("h2", "What to do next"), element("ol", *items, class_="steps"))
     why = element("p", reason(report), class_="reason")
     return element("header", name, title, why, below, class_="good" if report.passed else "bad")
 
@@ -83,17 +86,15 @@ def _places(report: Report) -> Html | None:
 
 def _box(place: Place) -> Html:
     name = f"{place.operation}[{', '.join(map(str, place.index))}]"
-
     path = (element("code", breakable(place.layer)), " › ", element("code", breakable(name)))
     where = element("p", *path, class_="where")
-
     case = element("p", f"{place.head}, case {place.case}, seed {place.seed}", class_="case")
     titles = element("tr", *(element("th", title, scope="col") for title in ("side", "value there", "line of code")))
     rows = [
         element(
             "tr",
             element("th", side, scope="row"),
-            element("td", f"{value:.17g}", class_="number"),
+            element("td", repr(float(value)), class_="number"),
             element("td", element("code", breakable(line))),
         )
         for side, value, line in zip(place.sides, place.values, place.lines, strict=True)
@@ -108,6 +109,8 @@ def _box(place: Place) -> Html:
 
 def _compared(report: Report) -> Html:
     heads = dict.fromkeys(check.head for check in report.checks)
+    bad = len(failed(report.checks))
+    outcome = f"of which {bad:,} failed" if bad else "all passed"
     shown = {
         "Subject": breakable(report.subject),
         "Sides": _listed(" and ".join(check.sides) for check in report.checks),
@@ -115,7 +118,7 @@ def _compared(report: Report) -> Html:
         "Heads": join(f"{len(heads)}: " if len(heads) > 1 else "", _listed(heads)),
         "Cases": _listed(check.case for check in report.checks),
         "Seeds": _ranges({check.seed for check in report.checks}),
-        "Checks": f"{len(report.checks):,}, of which {len(failed(report.checks)):,} failed",
+        "Checks": f"{len(report.checks):,}, {outcome}" if report.checks else "none",
         "Started": report.started,
         "Took": duration(report.seconds),
         "Versions": _listed(f"{name} {version}" for name, version in report.versions.items()),
@@ -162,7 +165,6 @@ def _maps(report: Report) -> Html | None:
 
 
 def _plots(report: Report) -> list[Html]:
-
     plots = (
         charts.layers(report, ("float32", "float64"), "Error in each layer, against its floor"),
         charts.layers(report, ("bfloat16", "float16"), "The same in half precision"),
@@ -176,19 +178,15 @@ def _table(report: Report) -> Html | None:
     if not report.checks:
         return None
     worst = sorted(report.checks, key=severity, reverse=True)[:MOST_ROWS]
-
     cells = [element("th", title, scope="col") for title in ("", "tensor", "head", "case, seed", "kind", "sides")]
     cells += [element("th", title, scope="col", class_="number") for title in ("distance", "floor", "limit")]
     cells.append(element("th", "share of limit", scope="col"))
-
     body = element("tbody", *map(_row, worst))
     table = element("table", element("thead", element("tr", *cells)), body, class_="worst")
     bad = len(failed(report.checks))
     name = "The worst checks" if bad else "The checks nearest to their limit"
-
     total = count(len(report.checks), "check")
     told = f"{len(worst)} of {total}, worst first; {bad:,} failed. The JSON report has all of them."
-
     return element("section", element("h2", name), element("p", told), element("div", table, class_="wide"))
 
 
@@ -197,12 +195,10 @@ def _row(check: Check) -> Html:
     note = element("div", remark(check), class_="note") if remark(check) else None
     used = min(share(check), 1.0)
     bar = element("span", element("span", style=f"width:{100 * used:.1f}%"), class_="bar", aria_hidden="true")
-    sides = join(breakable(check.sides[0]), " – ", breakable(check.sides[1]))
+    sides = join(breakable(check.sides[0]), "\u00a0– ", breakable(check.sides[1]))
     kind = ", ".join(dict.fromkeys((check.kind, precision(check))))
     texts = (f"{check.case}, {check.seed}", kind, sides)
-
     numbers = (short(check.distance), short(check.floor) if check.floor else "–", short(check.limit))
-
     return element(
         "tr",
         element("td", sign, class_="sign"),
@@ -219,9 +215,11 @@ def _row(check: Check) -> Html:
 
 
 def _again(report: Report) -> Html:
-    narrowed = bool(report.checks) and not report.passed
-    title = "Run the failing head again" if narrowed else "Run it again"
-    return element("section", element("h2", title), element("pre", rerun(report), class_="command"))
+    return element("section", element("h2", "Run it again"), _shell(command(report)))
+
+
+def _shell(text: str) -> Html:
+    return element("pre", "\n".join(shell_lines(text, 100)), class_="shell")
 
 
 def _glossary(report: Report) -> Html:

@@ -14,25 +14,28 @@ Key = TypeVar("Key")
 ADVICE = {
     "static": "A parameter is missing or has another shape. Mend that first: all other differences may follow from it.",
     "float64": "The maths differs: rounding cannot explain it in float64.",
-    "float32": "The maths agrees in float64, the rounding does not: look for another order of operations, a cast to "
-    "lower precision, or an epsilon or mask value that float32 cannot hold.",
-    "bfloat16": "Only bfloat16 differs: look for what one side computes in float32 and the other does not.",
-    "float16": "Only float16 differs: look for overflow (mask values, squares) and for what one side does in float32.",
-    "gradients": "The forward pass agrees, its gradient does not: look for a stopped gradient, a parameter that is "
-    "tied on one side only, or another loss reduction.",
-    "training": "Gradients agree, training does not: look at the optimiser (epsilon, bias correction, weight decay), "
-    "dropout left on, and parameters that are not trained.",
-    "tokens": "Scores agree, generated tokens do not: look at what is fed back (memory, positions), then for a tie.",
+    "float32": "No check in float64 failed, some in float32 did: look for another order of operations, a cast to lower "
+    "precision, or an epsilon or mask value that float32 cannot hold.",
+    "bfloat16": "No check in float32 failed, some in bfloat16 did: look for what only one side does in float32.",
+    "float16": "No check in float32 failed, some in float16 did: look for overflow (mask values, squares) and for what "
+    "only one side does in float32.",
+    "gradients": "No check of the forward pass failed, some of gradients did: look for a stopped gradient, a parameter "
+    "that is tied on one side only, or another loss reduction.",
+    "training": "No check of gradients failed, some of training did: look at the optimiser, at dropout left on, and at "
+    "parameters that are not trained.",
+    "tokens": "No check of scores failed, some of tokens did: look at what is fed back (memory, positions), at ties.",
     "mode": "The same model differs from itself in another mode: look at what the compiler may fuse, cast or skip.",
 }
+# What the command takes; a report's other options have no flag.
+FLAGS = ("all", "against", "frameworks", "heads", "modes", "dtypes", "device", "seeds")
 # A note that names one of these says in which precision a check was made.
 PRECISIONS = ("float64", "float32", "bfloat16", "float16")
-# Characters that XML cannot hold, lone surrogates among them.
-_INVALID = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+# Characters that XML cannot or should not hold: controls, lone surrogates.
+_INVALID = re.compile("[^\t\n\r\x20-\x7e\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def clean(text: object) -> str:
-    """Return the text without characters that XML, and so HTML, cannot hold."""
+    """Return the text without characters that XML and HTML cannot or should not hold."""
     return _INVALID.sub("", str(text))
 
 
@@ -103,9 +106,9 @@ def numbered(checks: Iterable[Check], stem: str) -> dict[int, list[Check]]:
 
 
 def places_of(report: Report, checks: Iterable[Check]) -> list[Place]:
-    """Return the places that belong to checks: of the same head, case and sides, whatever the seed and the kind."""
-    wanted = {(check.head, check.case, check.sides) for check in checks}
-    return [place for place in report.places if (place.head, place.case, place.sides) in wanted]
+    """Return the places that belong to checks: of the same head and sides; the first case that failed has them."""
+    wanted = {(check.head, check.sides) for check in checks}
+    return [place for place in report.places if (place.head, place.sides) in wanted]
 
 
 # ------------------------------------------------------------------------------------------------------------ numbers
@@ -128,7 +131,16 @@ def percent(check: Check) -> str:
         return "0%" if not part else "<0.1%" if part < 0.001 else f"{100 * part:.2g}%" if part < 0.995 else "100%"
     if math.isnan(check.distance) or math.isnan(check.limit):
         return "NaN"
-    return "inf" if math.isinf(part) else f"{part:.0e}x".replace("e+0", "e") if part >= 1000 else f"{part:.3g}x"
+    if math.isinf(part):
+        return "inf"
+    return f"{part:.0e}x".replace("e+0", "e").replace("e+", "e") if part >= 1000 else f"{part:.3g}x"
+
+
+def used(check: Check) -> str:
+    """Return distance and share of the limit in words: `1.2e-07, 48% of its limit`."""
+    if not math.isfinite(share(check)):
+        return f"{short(check.distance)}, beyond any limit"
+    return f"{short(check.distance)}, {percent(check)}{' of' if check.passed else ''} its limit"
 
 
 def count(number: int, what: str) -> str:
@@ -150,7 +162,7 @@ def duration(seconds: float) -> str:
 
 
 def verdict(report: Report) -> str:
-    """Return the verdict in three words or four."""
+    """Return the verdict in three words."""
     if not report.checks:
         return "Nothing was compared"
     return "The sides agree" if report.passed else "The sides differ"
@@ -168,16 +180,17 @@ def reason(report: Report) -> str:
         nearest = f"{top.name} of {top.head} ({top.kind})"
         if len(report.checks) == 1:
             return f"The one check passes: {nearest} takes {percent(top)} of its limit."
-
         number = count(len(heads), "head")
         return f"All {total} of {number} pass; the nearest to its limit is {nearest}, at {percent(top)}."
-
     begins = kinds_of(found)[0]
     bad = len(grouped(found, lambda check: check.head))
     where = f" in {bad} of {count(len(heads), 'head')}" if len(heads) > 1 else ""
     first = worst(check for check in found if check.kind == begins)
-    how = f"{short(first.distance)} apart where {short(first.limit)} is allowed"
-    return f"{len(found):,} of {total} failed{where}, beginning with {begins}: {first.name} of {first.head} is {how}."
+    if math.isfinite(first.distance):
+        how = f"is {short(first.distance)} apart where {short(first.limit)} is allowed"
+    else:
+        how = f"has no finite distance ({remark(first) or short(first.distance)})"
+    return f"{len(found):,} of {total} failed{where}, beginning with {begins}: {first.name} of {first.head} {how}."
 
 
 def next_steps(report: Report) -> list[str]:
@@ -190,7 +203,7 @@ def next_steps(report: Report) -> list[str]:
     begins = kinds_of(found)[0]
     steps = [ADVICE[begins]] if begins in ADVICE else []
     if report.places:
-        steps.append("Compare the two lines of code named above: up to there both sides agree.")
+        steps.append("Compare the two lines of code at the first place: up to there both sides agree.")
     return steps
 
 
@@ -200,20 +213,33 @@ def rerun(report: Report) -> str:
     if not found:
         return command(report)
     begins = kinds_of(found)[0]
-
-    return command(
-        report, heads=[next(check.head for check in report.checks if check.kind == begins and not check.passed)]
-    )
+    head = next(check.head for check in report.checks if check.kind == begins and not check.passed)
+    return command(report, heads=[head])
 
 
 def command(report: Report, **changed: Any) -> str:
     """Return the command that runs the report again, with the options that it had or that are given."""
     options: Mapping[str, Any] = {**report.options, **changed}
-    words = ["xlbridge", "parity", str(options.get("path", report.subject))]
-    for key, value in options.items():
-        if key == "path" or value is None or value is False or value == [] or value == ():
+    path, _, against = report.subject.partition(" against ")
+    words = ["xlbridge", "parity"] + ([] if options.get("all") else [str(options.get("path", path))])
+    for flag in FLAGS:
+        value = options.get(flag) or (against if flag == "against" else None)
+        if not value:
             continue
-        words.append("--" + str(key).replace("_", "-"))
+        words.append(f"--{flag}")
         if value is not True:
             words.append(",".join(map(str, value)) if isinstance(value, list | tuple) else str(value))
-    return shlex.join(words)
+    return clean(shlex.join(words))
+
+
+def shell_lines(text: str, width: int) -> list[str]:
+    """Return a command in lines that a shell takes as one, broken before options only."""
+    first, *words = text.replace(" --", "\n--").split("\n")
+    lines = [first]
+    for word in words:
+        if len(lines[-1]) + len(word) + 3 > width:
+            lines[-1] += " \\"
+            lines.append(f"  {word}")
+        else:
+            lines[-1] += f" {word}"
+    return lines

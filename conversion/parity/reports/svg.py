@@ -11,7 +11,8 @@ from conversion.parity.reports.markup import Html, element, join
 
 WIDTH, HEIGHT = 960, 340
 LEFT, RIGHT, TOP, BOTTOM = 84, 16, 14, 56
-BAND = 24  # the height of a strip for zero, for infinity
+INSET = 12  # from the axis to the first point
+BAND = 32  # the height of a strip for zero, for infinity
 TAGS = 36  # and of one for tags
 MOST_TICKS = 7
 TAG_ROOM = 24
@@ -62,15 +63,16 @@ class Axes:
         self.has_endless = any(not math.isfinite(point.y) for point in points)
         self.tag_y = TOP + 10
         self.top = TOP + TAGS * any(point.tag for point in points)
-        self.endless = self.top + BAND / 2
+        self.endless = self.top + 10
         self.roof = self.top + BAND * self.has_endless
         self.foot = HEIGHT - BOTTOM
         self.ground = self.foot - BAND * self.has_zero
-        self.zero = self.foot - BAND / 2
+        self.zero = self.foot - 10
 
     def x(self, value: float) -> float:
         """Return where a whole number lies; each has a column of its own."""
-        return LEFT + (WIDTH - LEFT - RIGHT) * (value - self.first + 0.5) / (self.last - self.first + 1)
+        room = WIDTH - LEFT - RIGHT - 2 * INSET
+        return LEFT + INSET + room * (value - self.first + 0.5) / (self.last - self.first + 1)
 
     def y(self, value: float) -> float:
         """Return where a value lies: zero below, what is no number or endless above."""
@@ -177,14 +179,15 @@ def _line(axes: Axes, series: Series) -> Html | None:
 
 
 def _marks(axes: Axes, series: Series) -> Html:
-    size = 4.5 if axes.last - axes.first < 100 else 3
-    return join(*(_mark(axes, series, point, size) for point in series.points))
+    count = axes.last - axes.first
+    size = 4.5 if count < 100 else 3 if count < 300 else 2
+    style = "dense" if count >= 300 else ""
+    return element("g", *(_mark(axes, series, point, size) for point in series.points), class_=style or None)
 
 
 def _mark(axes: Axes, series: Series, point: Point, size: float) -> Html:
     x, y = axes.x(point.x), axes.y(point.y)
     hint = element("title", point.hint) if point.hint else None
-
     mark = element("path", hint, d=_outline(series.mark, x, y, size), class_=f"mark {series.style}")
     return join(mark, ring(x, y, size + 4)) if point.failed else mark
 

@@ -20,6 +20,7 @@ from conversion.parity.reports.summary import (
     reason,
     remark,
     rerun,
+    shell_lines,
     short,
     verdict,
     worst,
@@ -47,6 +48,7 @@ class Progress:
         self._bar: Any = tqdm(
             total=total, file=sys.stderr, disable=quiet, desc="parity", unit="step", leave=False, dynamic_ncols=True
         )
+        self._begun = False
 
     def __enter__(self) -> Self:
         return self
@@ -57,9 +59,13 @@ class Progress:
         self._bar.close()
 
     def advance(self, text: str = "") -> None:
-        """Count a step as done; `text` says what it was."""
-        self._bar.set_postfix_str(shortened(_ascii(text), 48), refresh=False)
-        self._bar.update()
+        """Say which step begins now; the one before it is done. More steps than foreseen make the line longer."""
+        if self._begun:
+            if self._bar.total is not None:
+                self._bar.total = max(self._bar.total, self._bar.n + 2)
+            self._bar.update()
+        self._begun = True
+        self._bar.set_postfix_str(shortened(_ascii(text), 48))
 
 
 def table(report: Report, colour: bool | None = None) -> str:
@@ -150,8 +156,8 @@ def _failures(report: Report) -> Iterator[str]:
     for number, step in enumerate(steps, 1):
         yield from _wrap(f"{number}. {_ascii(step)}", "  ", hang=3)
     if report.checks:
-        yield f"  {len(steps) + 1}. Run that head alone:"
-        yield from _command(_ascii(rerun(report)), "     ")
+        yield f"  {len(steps) + 1}. Run the first failing head alone:"
+        yield from (f"     {line}" for line in shell_lines(_ascii(rerun(report)), WIDTH - 5))
 
 
 # --------------------------------------------------------------------------------------------------------------- text
@@ -174,18 +180,6 @@ def _ascii(text: object) -> str:
 def _wrap(text: str, indent: str = "", hang: int = 2) -> list[str]:
     later = indent + " " * hang
     return textwrap.wrap(text, WIDTH, initial_indent=indent, subsequent_indent=later, break_on_hyphens=False)
-
-
-def _command(text: str, indent: str) -> Iterator[str]:
-    """Yield a command in lines that a shell takes as one, broken before its options only."""
-    line, *words = text.replace(" --", "\n--").split("\n")
-    for word in words:
-        if len(indent + line + word) + 3 > WIDTH:
-            yield indent + line + " \\"
-            line = "  " + word
-        else:
-            line += " " + word
-    yield indent + line
 
 
 def _fit(text: str) -> str:

@@ -1,0 +1,121 @@
+"""The command, the function and the fixture, as people use them."""
+
+import json
+from xml.etree import ElementTree
+
+import pytest
+
+from conversion.cli import main
+from conversion.parity import assert_parity
+from xlcore import FormatError, ParityError, TransfoXLConfig
+from xlcore.families import FAMILIES
+
+pytest.importorskip("torch")
+pytest.importorskip("keras")
+
+CONFIG = TransfoXLConfig(**FAMILIES["transfo-xl"].examples["bins"])
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Two models that differ in one number, and a config alone."""
+    from xl_torch import TransfoXLLMHeadModel
+
+    root = tmp_path_factory.mktemp("models")
+    model = TransfoXLLMHeadModel(CONFIG)
+    model.save_pretrained(root / "one")
+    model.transformer.blocks[1].feed_forward.outer.bias.data[3] += 1e-3
+    model.save_pretrained(root / "other")
+    CONFIG.to_json_file(root / "config.json")
+    return root
+
+
+def test_a_folder_agrees_and_reports_are_written(folders, capsys):
+    files = {kind: folders / f"report.{kind}" for kind in ("json", "junit", "html")}
+    options = [f"--{kind}={path}" for kind, path in files.items()]
+    assert main(["parity", str(folders / "one"), *options]) == 0
+    assert "agree" in capsys.readouterr().out
+    report = json.loads(files["json"].read_text())
+    assert report["passed"]
+    assert {check["kind"] for check in report["checks"]} >= {
+        "static",
+        "float64",
+        "float32",
+        "gradients",
+        "training",
+        "tokens",
+    }
+    assert {check["head"] for check in report["checks"]} == {"TransfoXLLMHeadModel"}  # as config.json says
+    assert int(ElementTree.parse(files["junit"]).getroot().find(".//testsuite").get("failures")) == 0
+    assert "<html" in files["html"].read_text()
+
+
+def test_two_folders_that_differ_are_told_apart_and_the_place_is_named(folders, capsys):
+    pair = [str(folders / "one"), "--against", str(folders / "other"), "--frameworks", "torch,torch"]
+    assert main(["parity", *pair, "--heads", "TransfoXLModel"]) == 1
+    said = capsys.readouterr().out
+    assert "blocks.1.feed_forward" in said
+    assert "DIFFERS" in said
+
+
+def test_the_differing_number_can_be_found(folders):
+    from conversion.parity import Options, Side, compare
+    from conversion.parity.subjects import subject_of
+
+    one, other = subject_of(folders / "one"), subject_of(folders / "other")
+    with Side("torch") as first, Side("torch") as second:
+        report = compare((one, other), (first, second), Options(heads=("TransfoXLModel",), kinds=()))
+    place = report.places[0]
+    assert place.layer == "blocks.1.feed_forward"
+    assert place.index[-1] == 3
+    assert place.values[1] - place.values[0] == pytest.approx(1e-3, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "PATH or --all must be given, one of them, got neither"),
+        (["{one}", "--all"], "PATH or --all must be given, one of them, got both"),
+        (["{nowhere}"], "must be a folder that holds config.json, got no such folder"),
+        (["{one}", "--frameworks", "torch"], "--frameworks must be two names, such as torch,tensorflow, got 'torch'"),
+        (["{one}", "--frameworks", "torch,theano"], "a framework must be one of torch, tensorflow, jax, got 'theano'"),
+        (["{one}", "--modes", "fast"], "--modes must be among eager, compile, graph, xla, got 'fast'"),
+        (["{one}", "--dtypes", "int8"], "--dtypes must be among float32, bfloat16, float16, got 'int8'"),
+        (["{one}", "--heads", "XLNetModel"], "--heads must be among TransfoXLModel"),
+        (["{one}", "--seeds", "0"], "--seeds must be positive, got 0"),
+    ],
+)
+def test_errors_are_told_and_exit_with_2(folders, capsys, arguments, message):
+    places = {"one": folders / "one", "nowhere": folders / "nowhere"}
+    assert main(["parity", *(argument.format(**places) for argument in arguments)]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_framework_that_is_missing_is_named(folders, monkeypatch, tmp_path, capsys):
+    (tmp_path / "torch.py").write_text("raise ModuleNotFoundError('No module named torch')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert main(["parity", str(folders / "config.json"), "--heads", "TransfoXLModel"]) == 2
+    assert "torch: python -m xl_torch.probe must run" in capsys.readouterr().err
+
+
+@pytest.mark.parity(kinds=("gradients", "training"))
+def test_the_fixture_takes_a_head_of_ones_own(parity):
+    from own_heads import TaggedModel, TFTaggedModel
+
+    report = parity(CONFIG, torch=TaggedModel, keras=TFTaggedModel)
+    names = {check.name for check in report.checks if check.kind == "gradients"}
+    assert {"tagger.weight", "tagger.bias", "tagger_norm.weight", "tagger_norm.bias"} <= names
+    shapes = [check for check in report.checks if check.name == "tagger.weight" and check.kind == "training"]
+    assert shapes
+
+
+def test_a_wrong_head_of_ones_own_is_caught(parity):
+    from own_heads import TaggedModel, TFWrongModel
+
+    with pytest.raises(ParityError, match="last_hidden_state"):
+        parity(CONFIG, torch=TaggedModel, keras=TFWrongModel, kinds=())
+
+
+def test_the_function_says_what_is_no_model(folders):
+    with pytest.raises(FormatError, match="must be a folder that holds config"):
+        assert_parity(folders / "config.jsn")
