@@ -34,17 +34,18 @@ class CarriedMemory(keras.Layer):
 
     def start(self, layers: int, batch_size: int, length: int, size: int, dtype: str) -> None:
         """Carry `layers` memories of [B, M, D], zero at first, of the given dtype."""
+        self.stop()
         for number in range(layers):
-            if hasattr(self, f"layer_{number}"):
-                delattr(self, f"layer_{number}")
             shape = (batch_size, length, size)
             zeros = self.add_weight(shape, initializer="zeros", dtype=dtype, trainable=False, autocast=False)
             setattr(self, f"layer_{number}", zeros)
         self.active, self.count = True, layers
 
     def stop(self) -> None:
-        """Carry nothing any longer."""
-        self.active = False
+        """Carry nothing any longer, and hold nothing."""
+        for number in range(self.count):
+            delattr(self, f"layer_{number}")
+        self.active, self.count = False, 0
 
     def reset(self) -> None:
         """Forget everything, as at the start of a text."""

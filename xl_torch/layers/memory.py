@@ -31,14 +31,17 @@ class CarriedMemory(nn.Module):
 
     def start(self, layers: int, batch_size: int, length: int, size: int, like: Tensor) -> None:
         """Carry `layers` memories of [B, M, D], zero at first, of the dtype and on the device of `like`."""
+        self.stop()
         for number in range(layers):
             zeros = torch.zeros(batch_size, length, size, dtype=like.dtype, device=like.device)
             self.register_buffer(f"layer_{number}", zeros, persistent=False)
         self.active, self.count = True, layers
 
     def stop(self) -> None:
-        """Carry nothing any longer."""
-        self.active = False
+        """Carry nothing any longer, and hold nothing."""
+        for number in range(self.count):
+            delattr(self, f"layer_{number}")
+        self.active, self.count = False, 0
 
     def reset(self) -> None:
         """Forget everything, as at the start of a text."""
