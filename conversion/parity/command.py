@@ -72,6 +72,8 @@ def run(options: argparse.Namespace) -> int:
         progress = stack.enter_context(Progress(sum(planned(pair[0].config, wanted) for pair in pairs)))
         reports = [compare(pair, (first, second), wanted, progress.advance) for pair in pairs]
     report = reports[0] if len(reports) == 1 else merged(reports)
+    given = {"path": options.path, "against": options.against, "all": options.all}
+    report.options = {**report.options, **{name: value for name, value in given.items() if value}}
     print(table(report))
     for write, path in ((write_json, options.json), (write_junit, options.junit), (write_html, options.html)):
         if path:
@@ -110,12 +112,15 @@ def _require(names: Sequence[str], known: Sequence[str], option: str) -> None:
 
 
 def merged(reports: Sequence[Report]) -> Report:
-    """Put several reports into one; each case tells whose it is."""
+    """Put several reports into one; each check tells of which model it is."""
     first = reports[0]
-    whole = replace(first, subject=", ".join(report.subject for report in reports), checks=[], places=[], seconds=0.0)
+    config = {report.subject: report.config for report in reports}
+    versions = {name: version for report in reports for name, version in report.versions.items()}
+    subject = f"{len(reports)} models: " + ", ".join(report.subject for report in reports)
+    whole = replace(first, subject=subject, config=config, versions=versions, checks=[], places=[], seconds=0.0)
     for report in reports:
         label = report.subject.rpartition(": ")[2]
-        whole.checks += [replace(check, case=f"{label}: {check.case}") for check in report.checks]
+        whole.checks += [replace(check, model=label) for check in report.checks]
         whole.places += [replace(place, case=f"{label}: {place.case}") for place in report.places]
         whole.seconds += report.seconds
     return whole

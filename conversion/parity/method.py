@@ -18,6 +18,7 @@ Arrays = Mapping[str, Array]
 EXACT = 1e-9
 FACTOR = 8.0  # how many times the smaller floor the sides may be apart
 ROUNDINGS = 16.0  # and how many roundings of the largest value on top, for tensors whose floor is small by chance
+TINY = 1e-30  # where all is zero
 EPSILON = {"float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
 
 
@@ -61,16 +62,16 @@ class Judge:
             floors = [distance(each.get(name), exact.get(name)) for each, exact in zip(low, high, strict=True)]
             size = scale(high[0].get(name), high[1].get(name))
             floor = min(floors)
-            limit = FACTOR * floor + ROUNDINGS * EPSILON[dtype] * size
+            limit = FACTOR * floor + ROUNDINGS * EPSILON[dtype] * max(size, TINY)
             # a side that strays far from its own float64 result has lost precision, even if both do so alike
-            yield self._check(kind, name, max(distance(a, b), max(floors) / 2), floor, limit, size, dtype)
+            yield self._check(kind, name, max(distance(a, b), max(floors) / 2), floor, limit, size, precision=dtype)
 
     def shapes(self, a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[Check]:
         """Compare names and shapes of parameters."""
         for name in {**a, **b}:
             same = a.get(name) == b.get(name)
             note = "" if same else f"{a.get(name, 'none')} and {b.get(name, 'none')}"
-            yield self._check("static", f"parameters/{name}", 0.0 if same else float("inf"), 0.0, 0.0, 0.0, note)
+            yield self._check("static", f"parameters/{name}", 0.0 if same else float("inf"), 0.0, 0.0, 0.0, note, "")
 
     def tokens(self, a: Arrays, b: Arrays) -> Iterator[Check]:
         """Compare generated tokens, which must be equal."""
@@ -78,7 +79,17 @@ class Judge:
             yield self._check("tokens", name, distance(a.get(name), b.get(name)), 0.0, 0.0, scale(a.get(name)))
 
     def _check(
-        self, kind: str, name: str, distance: float, floor: float, limit: float, size: float, note: str = ""
+        self,
+        kind: str,
+        name: str,
+        distance: float,
+        floor: float,
+        limit: float,
+        size: float,
+        note: str = "",
+        precision: str = "float64",
     ) -> Check:
         case, _, tensor = name.rpartition("/")
-        return Check(self.head, case or "all", self.seed, kind, self.sides, tensor, distance, floor, limit, size, note)
+        return Check(
+            self.head, case or "all", self.seed, kind, self.sides, tensor, distance, floor, limit, size, note, precision
+        )

@@ -35,6 +35,8 @@ class Check:
         limit: what `distance` may be.
         scale: largest absolute value of the tensor.
         note: why, where the numbers do not say it.
+        precision: in which both sides computed; empty where nothing is computed.
+        model: which of several models it was, if a run compares several.
     """
 
     head: str
@@ -48,6 +50,8 @@ class Check:
     limit: float
     scale: float
     note: str = ""
+    precision: str = "float64"
+    model: str = ""
 
     @property
     def passed(self) -> bool:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from xlcore.errors import FormatError, TokenizerError
 from xlcore.tokenizers import AddedToken, Tokenizer
-from xlcore.tokenizers.files import write_text
+from xlcore.files import write_text
 
 
 class Letters(Tokenizer):

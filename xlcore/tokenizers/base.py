@@ -11,14 +11,18 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from xlcore.errors import FormatError, TokenizerError, did_you_mean
+from xlcore.files import read_object, write_json
 from xlcore.tokenizers.added import EXTRA, ROLES, AddedToken
 from xlcore.tokenizers.calls import ARGUMENTS, Calls, Span
-from xlcore.tokenizers.files import ADDED_FILE, CONFIG_FILE, SPECIAL_FILE, read_object, write_json
 
 #: What English text looks like after the spaces that a tokenizer put in are taken out, in this order.
 _CLEAN_UP = [" .", " ?", " !", " ,", " ' ", " n't", " 'm", " 's", " 've", " 're"]
 
 _SAVED = ["model_max_length", "padding_side", "truncation_side", "model_input_names", "clean_up_tokenization_spaces"]
+
+CONFIG_FILE = "tokenizer_config.json"
+SPECIAL_FILE = "special_tokens_map.json"
+ADDED_FILE = "added_tokens.json"
 
 
 class Tokenizer(Calls):

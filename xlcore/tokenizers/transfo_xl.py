@@ -16,11 +16,11 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from xlcore.errors import TokenizerError
+from xlcore.files import write_text
 from xlcore.tokenizers import batch
 from xlcore.tokenizers.added import AddedToken
 from xlcore.tokenizers.base import Tokenizer
 from xlcore.tokenizers.calls import Span
-from xlcore.tokenizers.files import write_text
 from xlcore.tokenizers.transfo_xl_files import UNKNOWN, Vocabulary, repaired
 from xlcore.tokenizers.words import MosesDetokenizer, MosesTokenizer, PunctuationNormalizer, align, join_numbers, lower
 

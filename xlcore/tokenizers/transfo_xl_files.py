@@ -11,7 +11,7 @@ from typing import Any
 
 from xlcore import pickles
 from xlcore.errors import FormatError
-from xlcore.tokenizers.files import read_json
+from xlcore.files import read_json
 
 #: Symbols that may stand for unknown words, in the order in which they are looked for.
 UNKNOWN = ("<unk>", "<UNK>")

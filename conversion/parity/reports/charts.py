@@ -28,6 +28,7 @@ LOOKS = {
 }
 MOST_TAGS = 6
 MOST_PARAMETERS = 1000
+MOST_COLUMNS = 9
 Y_TITLE = "largest absolute difference (log)"
 # Shares of the limit where the colour changes, and the class of each step.
 STEPS = ((0.01, "s0"), (0.1, "s1"), (0.25, "s2"), (0.5, "s3"), (0.75, "s4"), (1.0, "s5"))
@@ -98,7 +99,8 @@ def _compared(
     lying = [svg.Point(x, check.floor) for x, check in tops if check.floor]
     if floors and lying:
         found.append(svg.Series(f"{kind}: floor", f"floor {style}", lying))
-    found.append(svg.Series(f"{kind}: limit", f"limit {style}", [svg.Point(x, check.limit) for x, check in tops]))
+    allowed = [svg.Point(x, check.limit) for x, check in tops if check.limit]
+    found += [svg.Series(f"{kind}: limit", f"limit {style}", allowed)] if allowed else []
     return found
 
 
@@ -155,8 +157,8 @@ def heads_by_kind(report: Report) -> Html:
 def heads_by_case(report: Report) -> Html | None:
     """Return the map of heads and cases, if there is more than one case; some kinds have none of their own."""
     checks = [check for check in report.checks if check.kind not in ("static", "training")]
-    cases = list(dict.fromkeys(check.case for check in checks))
-    return _heat_map(checks, "case", lambda check: check.case, cases) if len(cases) > 1 else None
+    cases = list(dict.fromkeys(_case(check) for check in checks))
+    return _heat_map(checks, "case", _case, cases) if len(cases) > 1 else None
 
 
 def heads_by_sides(report: Report) -> Html | None:
@@ -175,20 +177,33 @@ def legend() -> Html:
     return element("ul", *steps, bad, none, class_="legend")
 
 
+def _case(check: Check) -> str:
+    """Return the case without its variant: `plain` of `plain/unlabelled`."""
+    return check.case.partition("/")[0]
+
+
 def _pair(check: Check) -> str:
     return "\u00a0– ".join(check.sides)
 
 
 def _heat_map(checks: Sequence[Check], axis: str, column: Callable[[Check], str], columns: Sequence[str]) -> Html:
+    """Return a table; one of many columns and few heads is turned, as it would be too wide."""
+
     cells = grouped(checks, lambda check: (check.head, column(check)))
-    heads = dict.fromkeys(check.head for check in checks)
-    titles = [element("th", breakable(name), scope="col") for name in columns]
-    corner = element("th", f"head \\ {axis}", class_="corner", scope="col")
+    heads = list(dict.fromkeys(check.head for check in checks))
+
+    turned = len(columns) > max(MOST_COLUMNS, len(heads))
+    across, down, corner = (heads, columns, f"{axis} \\ head") if turned else (columns, heads, f"head \\ {axis}")
+    titles = [element("th", breakable(name), scope="col") for name in across]
     rows = []
-    for head in heads:
-        row = [_cell(cells.get((head, name))) for name in columns]
-        rows.append(element("tr", element("th", breakable(head), scope="row"), *row))
-    body = join(element("thead", element("tr", corner, *titles)), element("tbody", *rows))
+    for row in down:
+        found = [cells.get((name, row) if turned else (row, name)) for name in across]
+        rows.append(element("tr", element("th", breakable(row), scope="row"), *map(_cell, found)))
+
+    body = join(
+        element("thead", element("tr", element("th", corner, class_="corner", scope="col"), *titles)),
+        element("tbody", *rows),
+    )
     return element("div", element("table", body, class_="map"), class_="wide")
 
 

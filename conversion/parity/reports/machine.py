@@ -12,8 +12,8 @@ import numpy as np
 
 from conversion.parity.reports.summary import clean, count, failed, floor_of, grouped, percent, places_of, short, worst
 from conversion.parity.results import Check, Place, Report
+from xlcore import files
 from xlcore.errors import FormatError
-from xlcore.tokenizers import files
 
 FileName = str | PathLike[str]
 Row = TypeVar("Row", Check, Place)

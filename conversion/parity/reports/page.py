@@ -138,7 +138,7 @@ def _listed(values: Iterable[str]) -> Html:
 
 
 def _value(value: object) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    return ", ".join(map(str, value) if isinstance(value, list | tuple) else str(value).split(","))
 
 
 def _ranges(numbers: set[int]) -> str:

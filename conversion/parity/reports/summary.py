@@ -28,8 +28,6 @@ ADVICE = {
 }
 # What the command takes; a report's other options have no flag.
 FLAGS = ("all", "against", "frameworks", "heads", "modes", "dtypes", "device", "seeds")
-# A note that names one of these says in which precision a check was made.
-PRECISIONS = ("float64", "float32", "bfloat16", "float16")
 # Characters that XML cannot or should not hold: controls, lone surrogates.
 _INVALID = re.compile("[^\t\n\r\x20-\x7e\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
@@ -73,19 +71,15 @@ def failed(checks: Iterable[Check]) -> list[Check]:
 
 
 def precision(check: Check) -> str:
-    """Return the precision in which a check was made; where nothing says it, a floor tells float32 from float64.
-
-    A kind that has none, such as names and shapes, is itself returned.
-    """
+    """Return the precision in which a check was made; a kind that has none, such as shapes, is itself returned."""
     if check.kind in ("static", "tokens"):
         return check.kind
-    said = next((word for word in (check.kind, check.note) if word in PRECISIONS), "")
-    return said or ("float32" if check.floor else "float64")
+    return check.precision
 
 
 def remark(check: Check) -> str:
-    """Return what a check's note says beside the precision."""
-    return "" if check.note in PRECISIONS else check.note
+    """Return what a check has to say beside its numbers: which model it was of several, and its note."""
+    return "; ".join(said for said in (check.model, check.note) if said)
 
 
 def kinds_of(checks: Iterable[Check]) -> list[str]:

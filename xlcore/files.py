@@ -1,4 +1,4 @@
-"""The files of a tokenizer's folder: written whole or not at all, read with clear errors."""
+"""Small files: written whole or not at all, read with clear errors."""
 
 import json
 import os
@@ -7,10 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from xlcore.errors import FormatError
-
-CONFIG_FILE = "tokenizer_config.json"
-SPECIAL_FILE = "special_tokens_map.json"
-ADDED_FILE = "added_tokens.json"
 
 
 def write_text(path: Path, text: str) -> str:
