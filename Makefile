@@ -8,7 +8,7 @@ READY  := $(VENV)/ready
 PEERS  := .venv-peers
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: help demo test check format docs bench-tokenizers bench-peers clean
+.PHONY: help demo test check format docs parity gpu bench-tokenizers bench-peers clean
 
 help:  ## say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -31,6 +31,15 @@ format: $(READY)  ## put the code into shape
 docs: $(READY)  ## build the site into build/docs, warnings as errors
 	$(BIN)/python -m sphinx -W --keep-going -b html docs build/docs
 
+parity: $(READY)  ## prove that both frameworks compute the same: every family, head, key and mode (report in parity_out/)
+	mkdir -p parity_out
+	$(BIN)/xlbridge parity --all --modes all --json parity_out/parity.json --junit parity_out/parity.xml \
+		--html parity_out/parity.html
+
+gpu: $(READY)  ## the same on CUDA: PyTorch there beside Keras on JAX (pip install xlbridge[jax] with CUDA first)
+	mkdir -p parity_out
+	$(BIN)/xlbridge parity --all --device cuda --frameworks torch,jax --html parity_out/gpu.html
+
 bench-tokenizers: $(READY) $(PEERS)/ready  ## time our tokenizer beside transformers 4.34.0, in one run
 	$(BIN)/python benchmarks/tokenizers.py --peer-python $(PEERS)/bin/python
 
@@ -48,4 +57,4 @@ $(PEERS)/ready: benchmarks/peers-requirements.txt
 	@touch $(PEERS)/ready
 
 clean:  ## remove what was built
-	rm -rf $(VENV) $(PEERS) build demo_out .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(PEERS) build demo_out parity_out .pytest_cache .mypy_cache .ruff_cache .hypothesis
