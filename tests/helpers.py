@@ -170,9 +170,10 @@ class Torch:
     @property
     def towers(self) -> Any:
         """The package of the models."""
-        pytest.importorskip("torch")
+        torch = pytest.importorskip("torch")
         import xl_torch
 
+        torch.set_num_threads(1)  # for models this small threads cost more than they give
         return xl_torch
 
     def model_class(self, case: Case) -> Any:
@@ -314,7 +315,9 @@ class Keras:
 
     def _turned(self, model: Any, arrays: Arrays) -> Arrays:
         table = model.family.params(model.config, model.head)
-        return {name: each.T if name in table and is_turned(name, table[name]) else each for name, each in arrays.items()}
+        return {
+            name: each.T if name in table and is_turned(name, table[name]) else each for name, each in arrays.items()
+        }
 
     def native(self, value: Any, dtype: Any = None) -> Any:
         """Turn arrays into tensors, real ones of the given dtype."""
@@ -413,6 +416,7 @@ class Golden:
     options: dict[str, Any]
     outputs: Arrays
     grads: Arrays
+    foreign: Arrays  # the weights under the reference's own names
 
 
 def golden_files() -> list[Path]:
@@ -435,7 +439,7 @@ def read_golden(path: Path) -> Golden:
         inputs[name] = [value for key, value in sorted(parts["inputs"].items()) if key.startswith(f"{name}.")]
     weights, grads = (_canonical(case, config, parts[kind]) for kind in ("weights", "grads"))
     assert weights.keys() == case.family.params(config, case.head).keys()
-    return Golden(case, config, weights, inputs, told["kwargs"], parts["outputs"], grads)
+    return Golden(case, config, weights, inputs, told["kwargs"], parts["outputs"], grads, parts["weights"])
 
 
 def _under(arrays: Arrays, kind: str) -> Arrays:

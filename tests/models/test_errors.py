@@ -103,6 +103,12 @@ def test_wrong_inputs(side, case, name):
     refused(side, case, *BODY_ERRORS[name])
 
 
+@each_side
+def test_ids_that_are_no_whole_numbers(side):
+    with pytest.raises(ShapeError, match=r"input_ids must .*whole numbers.*, got .*float32"):
+        side.call(side.model(BODY), {"input_ids": IDS.astype("float32")})
+
+
 LABELS = np.array([[2, 3, 4], [-100, 6, 7]])
 COLUMNS = "Head: labels must have 3 columns, or 4 with the word after the last, and at least 2, got "
 LM_ERRORS = {
@@ -224,6 +230,6 @@ def test_a_folder_that_does_not_fit(side, tmp_path):
     wrong = LM.config(n_layer=3)
     with pytest.raises(WeightError, match=r"tensors must fit TransfoXLLMHeadModel, got missing: .*layers\.2\."):
         side.model_class(LM).from_pretrained(tmp_path, config=wrong)
-    with pytest.raises(WeightError, match=r"tensors must fit TransfoXLLMHeadModel, got other shapes: .*\[20\] for \[21\]"):
+    with pytest.raises(WeightError, match=r"must fit TransfoXLLMHeadModel, got other shapes: .*\[20\] for \[21\]"):
         side.model_class(LM).from_pretrained(tmp_path, d_inner=21)
     assert isinstance(side.model_class(LM).from_pretrained(tmp_path).config, TransfoXLConfig)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tests.helpers import assert_close, each_side, golden_files, read_golden
+from tests.helpers import TORCH, assert_close, each_side, golden_files, read_golden
 
 FILES = golden_files()
 each_file = pytest.mark.parametrize("file", FILES, ids=lambda path: path.stem)
@@ -35,3 +35,13 @@ def test_gradients(side, file):
     got = side.gradients(model, golden.inputs)
     weights = {name: gradient for name, gradient in got.items() if not name.startswith("inputs/")}
     assert_close(weights, golden.grads, "golden")
+
+
+@each_file
+def test_state_dict_of_the_reference(file):
+    """`load_state_dict` takes the reference's own names, strictly."""
+    pytest.importorskip("torch")
+    golden = read_golden(file)
+    model = TORCH.model_class(golden.case)(golden.config)
+    model.load_state_dict({name: TORCH.native(value) for name, value in golden.foreign.items()})
+    assert_close(TORCH.weights(model), golden.weights, "float64")

@@ -1,5 +1,7 @@
 """What must hold of every model in either framework, whatever its weights."""
 
+from importlib import import_module
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -53,9 +55,7 @@ def test_a_row_does_not_depend_on_its_batch(side, case):
     model = side.model(case, config)
     together = side.run(model, {**inputs, "output_hidden_states": True, "output_attentions": True})
     for row in range(3):
-        alone = side.run(
-            model, {**rows(inputs, [row]), "output_hidden_states": True, "output_attentions": True}
-        )
+        alone = side.run(model, {**rows(inputs, [row]), "output_hidden_states": True, "output_attentions": True})
         for name, value in together.items():
             mine = value[:, [row]] if name.startswith("mems") else value[[row]]
             assert_close(alone[name], mine, "equal", name)
@@ -68,7 +68,7 @@ def test_right_padding_changes_nothing_before_it(side, case):
     inputs = inputs_for(case, config, "input_ids")
     padded = np.pad(inputs["input_ids"], ((0, 0), (0, 4)), constant_values=config.pad_token_id)
     model = side.model(case, config)
-    plain, longer = (side.run(model, {"input_ids": ids})  for ids in (inputs["input_ids"], padded))
+    plain, longer = (side.run(model, {"input_ids": ids}) for ids in (inputs["input_ids"], padded))
     name = next(iter(plain))
     assert_close(longer[name][:, :6], plain[name], "equal")
 
@@ -292,13 +292,9 @@ def test_low_precision_stays_near(side, case, dtype):
 @each_side
 def test_encodings_are_computed_in_float32(side, dtype):
     """Half precision cannot tell positions beyond 2048 (bfloat16: 256) apart; the encodings must not notice."""
-    side.towers  # skips where the framework is not there
-    if side is TORCH:
-        from xl_torch.layers.attention import distance_encodings
-    else:
-        from xl_tf.layers.attention import distance_encodings
+    encode = import_module(f"{side.towers.__name__}.layers.attention").distance_encodings
     like = side.native(np.zeros(1, "float32"), side.dtype(dtype))
-    got = side.numpy(distance_encodings(3000, 8, -1, like)).astype("float64")
+    got = side.numpy(encode(3000, 8, -1, like)).astype("float64")
     angles = np.arange(2999, -1, -1)[:, None] * 10000.0 ** -(np.arange(0, 8, 2) / 8)
     wanted = np.concatenate([np.sin(angles), np.cos(angles)], axis=-1)
     step = {"float16": 2.0**-11, "bfloat16": 2.0**-8}[dtype]
@@ -440,6 +436,26 @@ def test_resize_without_an_output_table(side, case):
     assert table is model.get_input_embeddings()
     assert_close(side.run(model, {"input_ids": np.array([[2, 3, 4]])}), before, "equal")
     assert np.isfinite(side.run(model, {"input_ids": np.array([[39, 31]])})["mems.1"]).all()
+
+
+@each_side
+def test_resize_keeps_how_the_model_was_set(side):
+    """Memory length, and what was frozen, are no matter of the vocabulary."""
+    model = side.model(LM)
+    model.reset_memory_length(2)
+    attention = model.transformer.blocks[0].attention
+    if side is TORCH:
+        attention.requires_grad_(False)
+        model.gradient_checkpointing_enable()
+    else:
+        attention.trainable = False
+    model.resize_token_embeddings(40)
+    assert model.transformer.mem_len == 2
+    if side is TORCH:
+        assert not any(value.requires_grad for value in model.transformer.blocks[0].attention.parameters())
+        assert model.transformer.gradient_checkpointing
+    else:
+        assert not model.transformer.blocks[0].attention.trainable
 
 
 # ----------------------------------------------------------------------------------------------- any valid config
