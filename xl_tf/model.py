@@ -11,7 +11,7 @@ import numpy as np
 from keras import ops
 
 from conversion import checkpoint
-from xl_tf.naming import variables_by_name
+from xl_tf.naming import layers_by_name, variables_by_name
 from xl_tf.ops import know_output
 from xlcore.config import Config
 from xlcore.errors import ConfigError, ShapeError, XLError
@@ -187,12 +187,16 @@ class Model(keras.Model):
     ) -> Any:
         """Return the loss that the model computes from its labels, or the one it was compiled with."""
         if self.loss is not None:
-            return super().compute_loss(x, y, y_pred, sample_weight, training)
+            return super().compute_loss(x, y, _named_in(y_pred, y), sample_weight, training)
         loss = y_pred.get("loss") if isinstance(y_pred, ModelOutput) else None
         if loss is None:
             where = type(self).__name__
             raise ShapeError(f"{where}: fit must get labels, in the inputs under 'labels' or as y, got neither")
         return loss + sum(self.losses) if self.losses else loss
+
+    def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+        """Return the metrics that the model was compiled with, of the outputs that labels name."""
+        return super().compute_metrics(x, y, _named_in(y_pred, y), sample_weight)
 
     def _with_labels(self, data: Any) -> Any:
         """Move labels that stand beside the inputs into them, for the model has its own loss."""
@@ -208,8 +212,14 @@ class Model(keras.Model):
         """Have `fit`, `evaluate` and `predict` compile anew, after a change that compiled steps would not see."""
         self.train_function = self.test_function = self.predict_function = None
 
+    def keep_settings(self, before: "Model") -> None:
+        """Take over what is set on a model and stands in no config; families add to it."""
+
     def _become(self, config: Config) -> None:
-        """Take another config in place: rows that both have stay, new rows start anew. Compile again afterwards."""
+        """Take another config in place: rows that both have stay, new rows start anew, all settings stay.
+
+        Compile again afterwards: the optimizer knew the variables of before.
+        """
         other = type(self)(config, dtype=self.dtype_policy)
         old = self.canonical_parameters()
         for name, value in other.canonical_parameters().items():
@@ -218,6 +228,11 @@ class Model(keras.Model):
                 common = tuple(slice(min(sizes)) for sizes in zip(array.shape, old[name].shape, strict=True))
                 array[common] = ops.convert_to_numpy(old[name])[common]
                 value.assign(array)
+        layers = layers_by_name(other, ""), layers_by_name(self, "")
+        for module, before in zip(*(each.values() for each in layers), strict=True):
+            module.trainable = before.trainable
+            if isinstance(module, Model):
+                module.keep_settings(before)
         self.__dict__.update(other.__dict__)
 
 
@@ -227,6 +242,13 @@ def _spread(inputs: tuple[Any, ...], keys: dict[str, Any]) -> tuple[tuple[Any, .
         keys = {**inputs[0], **keys}
         inputs = (keys.pop("input_ids", None), *inputs[1:])
     return inputs or (keys.pop("input_ids", None),), keys
+
+
+def _named_in(y_pred: Any, y: Any) -> Any:
+    """Return of a model's outputs those that a dictionary of labels names, as Keras' losses and metrics want them."""
+    if not isinstance(y_pred, ModelOutput):
+        return y_pred
+    return {name: y_pred[name] for name in y} if isinstance(y, Mapping) else dict(y_pred)
 
 
 def _plain(error: XLError) -> XLError:
@@ -256,5 +278,5 @@ def _fill(value: Any, init: Init) -> None:
 
 
 def _to_numpy(value: Any, turned: bool) -> np.ndarray[Any, Any]:
-    array = ops.convert_to_numpy(value)
-    return array.T if turned else array
+    value = ops.convert_to_numpy(value)
+    return value.T if turned else value

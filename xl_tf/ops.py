@@ -19,6 +19,11 @@ def lowest(dtype: str) -> float:
     return max(float(info.min), float(ml_dtypes.finfo("float32").min))
 
 
+def softmax(scores: Any) -> Any:
+    """Return the softmax over the last axis; Keras warns where there is one entry, which is no mistake here."""
+    return ops.ones_like(scores) if scores.shape[-1] == 1 else ops.softmax(scores)
+
+
 def pick(values: Any, entries: Any) -> Any:
     """Return from each row, [..., V], the entry that `entries`, [...], names."""
     return ops.take_along_axis(values, entries[..., None], axis=-1)[..., 0]

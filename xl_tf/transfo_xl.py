@@ -6,7 +6,8 @@ from typing import Any
 import keras
 from keras import ops
 
-from xl_tf.layers.adaptive import AdaptiveBin, TFAdaptiveEmbedding, TFProjectedAdaptiveLogSoftmax, require_labels
+from xl_tf.checks import require_labels
+from xl_tf.layers.adaptive import AdaptiveBin, TFAdaptiveEmbedding, TFProjectedAdaptiveLogSoftmax
 from xl_tf.layers.attention import attend, distance_encodings, relative_shift
 from xl_tf.layers.basic import FeedForward, layer_norm, linear, parameter
 from xl_tf.layers.memory import CarriedMemory, MemoryThroughBody, require_memory
@@ -230,6 +231,11 @@ class TFTransfoXLModel(Model):
         self.carried.stop()
         self.forget_traces()
 
+    def keep_settings(self, before: "TFTransfoXLModel") -> None:
+        """Take over the memory's length, and the memory that is carried."""
+        super().keep_settings(before)
+        self.mem_len, self.carried = before.mem_len, before.carried
+
     def _memories(self, mems: Memories | None, hidden: Any) -> Memories:
         """Return the memory of each layer batch first, L x [B, M, D]."""
         if mems is not None:
@@ -338,7 +344,7 @@ class TFTransfoXLLMHeadModel(MemoryThroughBody, Model):
                 f"got {labels.shape[1]}"
             )
         require_labels(where, labels, self.config.vocab_size)
-        return labels[:, 1:]
+        return ops.cast(labels[:, 1:], "int32")
 
     def get_input_embeddings(self) -> TFAdaptiveEmbedding:
         """Return the embedding of all bins."""
@@ -400,7 +406,11 @@ class TFTransfoXLForSequenceClassification(MemoryThroughBody, Model):
         self.head.inputs.check(type(self).__name__, {"B": hidden.shape[0]}, {"labels": labels})
         last = ops.cast(self._last_positions(input_ids, hidden), "int32")
         logits = self.score(ops.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0])  # [B, K]
-        loss = None if labels is None else classification_loss(logits, labels, self.config.problem_type)
+        loss = (
+            None
+            if labels is None
+            else classification_loss(type(self).__name__, logits, labels, self.config.problem_type)
+        )
         rest = {name: body.get(name) for name in ("mems", "hidden_states", "attentions")}
         return self._returned(self.head.output(loss=loss, logits=logits, **rest), return_dict)
 

@@ -190,8 +190,12 @@ class Model(nn.Module):
             if isinstance(module, Model):
                 module.gradient_checkpointing = on
 
+    def keep_settings(self, before: "Model") -> None:
+        """Take over what is set on a model and stands in no config; families add to it."""
+        self.gradient_checkpointing = before.gradient_checkpointing
+
     def _become(self, config: Config) -> None:
-        """Take another config in place: rows that both have stay, new rows start anew, dtype and device stay."""
+        """Take another config in place: rows that both have stay, new rows start anew, all settings stay."""
         like = next(self.parameters())
         other = type(self)(config).to(like.device, like.dtype).train(self.training)
         old = self.canonical_parameters()
@@ -200,6 +204,11 @@ class Model(nn.Module):
                 if name in old:
                     common = tuple(slice(min(sizes)) for sizes in zip(value.shape, old[name].shape, strict=True))
                     value[common] = old[name][common]
+                    value.requires_grad_(old[name].requires_grad)
+        for module, before in zip(other.modules(), self.modules(), strict=True):
+            module.training = before.training
+            if isinstance(module, Model):
+                module.keep_settings(before)
         self.config, self._modules, self._parameters = other.config, other._modules, other._parameters
 
 
@@ -217,7 +226,8 @@ def _fill(value: nn.Parameter, init: Init) -> None:
     if init.kind == "normal":
         value.normal_(init.center, init.spread)
     elif init.kind == "uniform":
-        value.uniform_(init.center - init.spread, init.center + init.spread)
+        low, high = init.center - init.spread, init.center + init.spread
+        value.uniform_(low, high)
     else:
         value.fill_(init.center)
 

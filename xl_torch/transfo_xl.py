@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from xl_torch.layers.adaptive import AdaptiveBin, AdaptiveEmbedding, ProjectedAdaptiveLogSoftmax, require_labels
+from xl_torch.checks import require_labels
+from xl_torch.layers.adaptive import AdaptiveBin, AdaptiveEmbedding, ProjectedAdaptiveLogSoftmax
 from xl_torch.layers.attention import attend, distance_encodings, relative_shift
 from xl_torch.layers.basic import FeedForward, layer_norm, linear, parameter
 from xl_torch.layers.memory import CarriedMemory, MemoryThroughBody, require_memory
@@ -226,6 +227,11 @@ class TransfoXLModel(Model):
         """End `carry_memory`."""
         self.carried.stop()
 
+    def keep_settings(self, before: "TransfoXLModel") -> None:
+        """Take over the memory's length, and the memory that is carried."""
+        super().keep_settings(before)
+        self.mem_len, self.carried = before.mem_len, before.carried
+
     def _memories(self, mems: Memories | None, hidden: Tensor) -> Memories:
         """Return the memory of each layer batch first, L x [B, M, D]."""
         if mems is not None:
@@ -320,7 +326,7 @@ class TransfoXLLMHeadModel(MemoryThroughBody, Model):
                 f"got {labels.shape[1]}"
             )
         require_labels(where, labels, self.config.vocab_size)
-        return labels[:, 1:]
+        return labels[:, 1:].long()
 
     def get_input_embeddings(self) -> AdaptiveEmbedding:
         """Return the embedding of all bins."""
@@ -375,7 +381,11 @@ class TransfoXLForSequenceClassification(MemoryThroughBody, Model):
         self.head.inputs.check(type(self).__name__, {"B": hidden.shape[0]}, {"labels": labels})
         rows = torch.arange(hidden.shape[0], device=hidden.device)
         logits = self.score(hidden[rows, self._last_positions(input_ids, hidden)])  # [B, K]
-        loss = None if labels is None else classification_loss(logits, labels, self.config.problem_type)
+        loss = (
+            None
+            if labels is None
+            else classification_loss(type(self).__name__, logits, labels, self.config.problem_type)
+        )
         rest = {name: body.get(name) for name in ("mems", "hidden_states", "attentions")}
         return self._returned(self.head.output(loss=loss, logits=logits, **rest), return_dict)
 

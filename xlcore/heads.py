@@ -1,10 +1,11 @@
 """Each kind of head once: what it adds to a body in parameters, labels and output fields, and its loss rule."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from xlcore.config import Config
+from xlcore.errors import ShapeError
 from xlcore.outputs import ModelOutput
 from xlcore.params import Init, Param, Params
 from xlcore.shapes import Contract
@@ -83,3 +84,19 @@ def classification_problem(problem_type: str | None, num_labels: int, integer_la
     if num_labels == 1:
         return "regression"
     return "single_label_classification" if integer_labels else "multi_label_classification"
+
+
+def require_class_labels(where: str, problem: str, shape: Sequence[int | None], logits: Sequence[int | None]) -> None:
+    """Refuse labels whose shape is not that of the problem: [B] classes, else a number for each of [B, K].
+
+    Raises:
+        ShapeError: names the problem and both shapes.
+    """
+    wanted = [logits[0]] if problem == "single_label_classification" else list(logits)
+    alike = [wanted] + ([[logits[0]]] if logits[-1] == 1 else [])
+    if not any(len(shape) == len(form) and all(map(_may_equal, shape, form)) for form in alike):
+        raise ShapeError(f"{where}: labels must have shape {wanted} for {problem}, got {list(shape)}")
+
+
+def _may_equal(size: int | None, other: int | None) -> bool:
+    return size is None or other is None or size == other

@@ -84,14 +84,16 @@ def _bind(where: str, name: str, array: Array, value: Any, found: dict[str, int]
     """Hold one shape against the contract, and learn the sizes of the axes that were free."""
     if not hasattr(value, "shape"):
         raise ShapeError(f"{where}: {name} must be an array, got {type(value).__name__}")
-    shape = tuple(value.shape)
+    if array.values in ("ids", "labels") and "float" in str(value.dtype):
+        raise ShapeError(f"{where}: {name} must hold whole numbers, got {value.dtype}")
+    shape, before = tuple(value.shape), dict(found)
     form = next((form for form in array.forms() if len(form) == len(shape)), None)
     fits = form is not None
     for axis, size in zip(form or (), shape, strict=False):
         if size is not None:
             fits = fits and found.setdefault(axis, size) == size
     if not fits:
-        wanted = " or ".join(f"[{', '.join(_sized(axis, found) for axis in form)}]" for form in array.forms())
+        wanted = " or ".join(f"[{', '.join(_sized(axis, before) for axis in form)}]" for form in array.forms())
         raise ShapeError(f"{where}: {name} must have shape {wanted}, got {list(shape)}")
 
 

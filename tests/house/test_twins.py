@@ -23,7 +23,7 @@ KERAS_FILES = {"ops.py", "naming.py", "training.py", "backend.py"}
 TORCH_METHODS = {"gradient_checkpointing_enable", "gradient_checkpointing_disable"}
 KERAS_METHODS = {
     "__call__", "build", "stateless_call", "get_config", "from_config", "save_own_variables", "load_own_variables",
-    "train_step", "test_step", "predict_step", "compute_loss", "forget_traces",
+    "train_step", "test_step", "predict_step", "compute_loss", "compute_metrics", "forget_traces",
 }  # fmt: skip
 RENAMED = {"call": "forward"}
 # Where the frameworks differ and nothing else can: how states are named, set and written.
@@ -159,7 +159,8 @@ RESERVED_TORCH = {"type", "half", "float", "train", "eval"}
 MEANT_FOR_US = {
     "torch": {"forward"},
     "keras": {
-        "build", "built", "call", "compute_loss", "from_config", "get_config", "load_own_variables", "predict_function",
+        "build", "built", "call", "compute_loss", "compute_metrics", "from_config",
+        "get_config", "load_own_variables", "predict_function",
         "predict_step", "save_own_variables", "stateless_call", "test_function", "test_step", "train_function",
         "train_step",
     },

@@ -350,7 +350,7 @@ def test_ids_out_of_range_are_refused(side):
     ids = np.array([[2, 3, 31]])
     with pytest.raises(ShapeError, match=r"AdaptiveEmbedding: ids must lie in \[0, 31\), got 31"):
         side.call(model, {"input_ids": ids})
-    with pytest.raises(ShapeError, match=r"TransfoXLLMHeadModel: ids must lie in \[0, 31\), got 31"):
+    with pytest.raises(ShapeError, match=r"TransfoXLLMHeadModel: labels must lie in \[0, 31\) or be -100, got 31"):
         side.call(model, {"input_ids": ids - 2, "labels": ids})
 
 

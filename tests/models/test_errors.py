@@ -51,7 +51,7 @@ BODY_ERRORS = {
     ),
     "embeddings too narrow": (
         {"inputs_embeds": EMBEDS[..., :5]},
-        "Body: inputs_embeds must have shape [B=2, T=3, D=12], got [2, 3, 5]",
+        "Body: inputs_embeds must have shape [B, T, D=12], got [2, 3, 5]",
     ),
     "id above": ({"input_ids": IDS + 25}, "Embedding: ids must lie in [0, 31), got 32"),
     "id at the end": ({"input_ids": np.array([[2, 31]])}, "Embedding: ids must lie in [0, 31), got 31"),
@@ -62,15 +62,15 @@ BODY_ERRORS = {
     ),
     "memory of another batch": (
         {"input_ids": IDS, "mems": memory(4, 3, 12)},
-        "Body: mems[0] must have shape [M=4, B=2, D=12], got [4, 3, 12]",
+        "Body: mems[0] must have shape [M, B=2, D=12], got [4, 3, 12]",
     ),
     "memory batch first": (
         {"input_ids": IDS, "mems": memory(2, 4, 12)},
-        "Body: mems[0] must have shape [M=2, B=2, D=12], got [2, 4, 12]",
+        "Body: mems[0] must have shape [M, B=2, D=12], got [2, 4, 12]",
     ),
     "memory too wide": (
         {"input_ids": IDS, "mems": memory(4, 2, 13)},
-        "Body: mems[0] must have shape [M=4, B=2, D=12], got [4, 2, 13]",
+        "Body: mems[0] must have shape [M, B=2, D=12], got [4, 2, 13]",
     ),
     "memory of two axes": (
         {"input_ids": IDS, "mems": memory(4, 12)},
@@ -116,9 +116,15 @@ LM_ERRORS = {
     "too many columns": (np.tile(LABELS, 2)[:, :5], COLUMNS + "5"),
     "another batch": (LABELS[:1], "Head: labels must have shape [B=2, U], got [1, 3]"),
     "one axis": (LABELS[0], "Head: labels must have shape [B=2, U], got [3]"),
-    "label above": (LABELS + 24, "Head: ids must lie in [0, 31), got -76"),
-    "label at the end": (np.where(LABELS == 4, 31, LABELS), "Head: ids must lie in [0, 31), got 31"),
-    "another negative label": (np.where(LABELS == 4, -1, LABELS), "Head: ids must lie in [0, 31), got -1"),
+    "label above": (LABELS + 25, "Head: labels must lie in [0, 31) or be -100, got -75"),
+    "label at the end": (
+        np.where(LABELS == 4, 31, LABELS),
+        "Head: labels must lie in [0, 31) or be -100, got 31",
+    ),
+    "another negative label": (
+        np.where(LABELS == 4, -1, LABELS),
+        "Head: labels must lie in [0, 31) or be -100, got -1",
+    ),
 }
 
 

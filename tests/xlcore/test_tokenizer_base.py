@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xlcore.errors import FormatError, TokenizerError
-from xlcore.tokenizers import AddedToken, Tokenizer
 from xlcore.files import write_text
+from xlcore.tokenizers import AddedToken, Tokenizer
 
 
 class Letters(Tokenizer):
@@ -199,7 +199,8 @@ class TestCalls:
              "Tokenizer: truncation must be a bool or one of 'do_not_truncate', 'longest_first', "
              "'only_first', 'only_second', got 'some'"),
             (lambda t: t("a", max_length=0), "Tokenizer: max_length must be positive, got 0"),
-            (lambda t: t("a", padding=True, pad_to_multiple_of=-1), "Tokenizer: pad_to_multiple_of must be positive, got -1"),
+            (lambda t: t("a", padding=True, pad_to_multiple_of=-1),
+             "Tokenizer: pad_to_multiple_of must be positive, got -1"),
             (lambda t: t("a", padding="max_length"),
              "padding: 'max_length' must have a length, got no max_length and a model "
              "without one"),

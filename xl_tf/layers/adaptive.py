@@ -6,11 +6,10 @@ from typing import Any
 import keras
 from keras import ops
 
+from xl_tf.checks import require_ids
 from xl_tf.layers.basic import parameter
-from xl_tf.ops import at_hand, pick, precise
+from xl_tf.ops import pick, precise
 from xlcore.adaptive import bins, tables
-from xlcore.errors import ShapeError
-from xlcore.shapes import IGNORED_LABEL
 
 
 class AdaptiveBin(keras.Layer):
@@ -87,7 +86,7 @@ class TFAdaptiveEmbedding(keras.Layer):
             ShapeError: for an id outside the vocabulary, on the CPU; elsewhere such an id embeds to zero.
         """
         require_ids("TFAdaptiveEmbedding", ids, self.n_token)
-        embedded = None
+        ids, embedded = ops.cast(ids, "int32"), None
         for (start, end, _), each in zip(self.ends, self.bins, strict=True):
             rows = ops.take(each.weight, ops.clip(ids - start, 0, end - start - 1), axis=0)
             rows = rows if each.projection is None else ops.matmul(rows, ops.transpose(each.projection))
@@ -214,18 +213,3 @@ def _projected(hidden: Any, each: AdaptiveBin) -> Any:
 
 def _log_softmax(logits: Any) -> Any:
     return ops.log_softmax(ops.cast(logits, precise(logits.dtype)))
-
-
-def require_labels(where: str, labels: Any, n_token: int) -> None:
-    """Refuse labels that are neither ids nor ignored, where looking costs no wait for a device."""
-    require_ids(where, ops.where(ops.equal(labels, IGNORED_LABEL), 0, labels), n_token)
-
-
-def require_ids(where: str, ids: Any, n_token: int) -> None:
-    """Refuse ids outside the vocabulary where looking costs no wait for a device."""
-    values = at_hand(ids)
-    if values is None or not values.size:
-        return
-    low, high = int(values.min()), int(values.max())
-    if low < 0 or high >= n_token:
-        raise ShapeError(f"{where}: ids must lie in [0, {n_token}), got {low if low < 0 else high}")

@@ -4,7 +4,7 @@ from typing import Any
 
 from keras import ops
 
-from xl_tf.ops import lowest, precise
+from xl_tf.ops import lowest, precise, softmax
 
 
 def distance_encodings(count: Any, size: int, clamp_len: int, like: Any) -> Any:
@@ -60,7 +60,7 @@ def attend(
     scale = query.shape[-1] ** -0.5
     query, key, value = _by_head(query), _by_head(key), _by_head(value)  # [B, N, T or S, H]
     scores = (ops.matmul(query, ops.transpose(key, (0, 1, 3, 2))) + bias) * scale
-    probabilities = ops.softmax(ops.where(visible, scores, ops.cast(lowest(scores.dtype), scores.dtype)))
+    probabilities = softmax(ops.where(visible, scores, ops.cast(lowest(scores.dtype), scores.dtype)))
     probabilities = dropout(probabilities)
     if head_mask is not None:
         probabilities = probabilities * head_mask[:, None, None]

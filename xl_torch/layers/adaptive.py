@@ -6,10 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from xl_torch.checks import require_ids
 from xl_torch.layers.basic import parameter
 from xlcore.adaptive import bins, tables
-from xlcore.errors import ShapeError
-from xlcore.shapes import IGNORED_LABEL
 
 
 class AdaptiveBin(nn.Module):
@@ -78,7 +77,7 @@ class AdaptiveEmbedding(nn.Module):
             ShapeError: for an id outside the vocabulary, on the CPU; elsewhere such an id embeds to zero.
         """
         require_ids("AdaptiveEmbedding", ids, self.n_token)
-        embedded = None
+        ids, embedded = ids.long(), None
         for (start, end, _), each in zip(self.ends, self.bins, strict=True):
             rows = F.embedding((ids - start).clamp(0, end - start - 1), each.weight)
             rows = rows if each.projection is None else F.linear(rows, each.projection)
@@ -205,17 +204,3 @@ def _log_softmax(logits: Tensor) -> Tensor:
 
 def _pick(values: Tensor, entries: Tensor) -> Tensor:
     return values.gather(-1, entries[..., None])[..., 0]
-
-
-def require_labels(where: str, labels: Tensor, n_token: int) -> None:
-    """Refuse labels that are neither ids nor ignored, where looking costs no wait for a device."""
-    require_ids(where, torch.where(labels == IGNORED_LABEL, 0, labels), n_token)
-
-
-def require_ids(where: str, ids: Tensor, n_token: int) -> None:
-    """Refuse ids outside the vocabulary where looking costs no wait for a device."""
-    if ids.device.type != "cpu" or torch.compiler.is_compiling() or not ids.numel():
-        return
-    low, high = int(ids.min()), int(ids.max())
-    if low < 0 or high >= n_token:
-        raise ShapeError(f"{where}: ids must lie in [0, {n_token}), got {low if low < 0 else high}")
