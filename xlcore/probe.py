@@ -133,7 +133,7 @@ class Recorder:
     Args:
         folder: only functions whose file lies in it are recorded.
         layer_of: from an object to its canonical name, or None if it is no layer.
-        take: from a value to an array, or None if it is none.
+        take: from a value to an array, or None if it is none; arrays of ids, counts and truth values it may leave out.
     """
 
     def __init__(
@@ -194,6 +194,7 @@ class Recorder:
                 self._record(frame, f"{name}.{number}", each)
             return
         array = self._take(value)
+        array = whole_numbers(value) if array is None else array
         if array is None:
             return
         layer, function = self._scopes[frame]
@@ -203,3 +204,17 @@ class Recorder:
         self.arrays[key] = array
         file = os.path.relpath(frame.f_code.co_filename, os.path.dirname(self._folder))
         self.lines[key] = f"{file}:{self._lines[frame]}"
+
+
+def whole_numbers(value: Any) -> Array | None:
+    """Return an array of whole numbers or truth values of any framework, if it lies at hand, and nothing else.
+
+    Masks, positions and labels are steps, too: where one is wrong, the first real number comes late.
+    """
+    if not hasattr(value, "__array__") or not any(kind in str(getattr(value, "dtype", "")) for kind in ("int", "bool")):
+        return None
+    try:
+        array = np.array(value)
+    except (TypeError, RuntimeError, NotImplementedError):  # on an accelerator, or not computed yet
+        return None
+    return array if array.dtype.kind in "biu" else None

@@ -84,7 +84,7 @@ def _bind(where: str, name: str, array: Array, value: Any, found: dict[str, int]
     """Hold one shape against the contract, and learn the sizes of the axes that were free."""
     if not hasattr(value, "shape"):
         raise ShapeError(f"{where}: {name} must be an array, got {type(value).__name__}")
-    if array.values in ("ids", "labels") and "float" in str(value.dtype):
+    if array.values in ("ids", "labels") and "float" in str(getattr(value, "dtype", "")):
         raise ShapeError(f"{where}: {name} must hold whole numbers, got {value.dtype}")
     shape, before = tuple(value.shape), dict(found)
     form = next((form for form in array.forms() if len(form) == len(shape)), None)

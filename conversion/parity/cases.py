@@ -32,7 +32,7 @@ def draw_cases(head: Head, config: Config, seed: int) -> dict[str, dict[str, Any
         cases["short memory"] = _draw(head.inputs, plain | {"M": 2}, seed, [TEXT, MEMORY])
         longer = plain | {"T": memory + 2, "U": memory + 3, "M": memory + 3}
         cases["long memory"] = _draw(head.inputs, longer, seed, [TEXT, MEMORY])
-    for name in head.inputs.keys() - {TEXT, LABELS, MEMORY}:
+    for name in (name for name in head.inputs if name not in (TEXT, LABELS, MEMORY)):
         cases[name] = _draw(head.inputs, plain, seed, [name] if name == EMBEDS else [TEXT, name])
     if config.pad_token_id is not None:
         padded = {name: value.copy() for name, value in cases["plain"].items()}

@@ -204,8 +204,8 @@ class _Run:
         where = (self._head.name, case, self._seed, (self._names[0], self._names[1]))
         exact = self._traces("float64", inputs)
         found = first_difference(*where, exact)
-        dtype = check.kind if check.kind in EPSILON else check.note
-        if found is None and check.kind == "gradients":
+        dtype = check.precision
+        if found is None and dtype == "float64":
             found = first_difference(*where, self._traces("float64", inputs, "graph"))
         if found is None and dtype in EPSILON:
             found = first_difference(*where, self._traces(dtype, inputs), exact, dtype)
@@ -214,8 +214,8 @@ class _Run:
     def _last_gradient(self, case: str, inputs: Mapping[str, Array], failed: Sequence[Check]) -> Place | None:
         """Find where gradients part although every step forward agrees."""
         wrong = [check for check in failed if check.kind == "gradients" and check.case == case]
-        dtype = wrong[0].note or "float64"  # the exact ones come first
-        names = {check.name for check in wrong if (check.note or "float64") == dtype}
+        dtype = wrong[0].precision  # the exact ones come first
+        names = {check.name for check in wrong if check.precision == dtype}
         answers = [_under(answer, f"gradients/{case}/") for answer in self._answers[dtype]]
         ties = family_of(self._configs[0]).ties_within(self._configs[0], self._head)
         where = (self._head.name, case, self._seed, (self._names[0], self._names[1]))

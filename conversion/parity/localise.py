@@ -25,7 +25,7 @@ def first_difference(
     """Find the first step that both sides take and at which they differ.
 
     A name that is assigned several times may be so more often on one side: a value must be among those that the other
-    side gives that name, and the last ones must agree.
+    side gives that name, but for as many as it has more, and the last ones must agree.
 
     Args:
         answers: what both sides recorded in `dtype`.
@@ -37,6 +37,7 @@ def first_difference(
     first, second = (_steps(answer, case) for answer in answers)
     exact = [_steps(answer, case) for answer in floors] if floors else None
     mine, others = _by_name(first), _by_name(second)
+    spare = {name: len(keys) - len(others.get(name, ())) for name, keys in mine.items()}
     for key, a in first.items():
         name = key.partition("#")[0]
         # the frameworks take some steps in their own way, such as all rows instead of those that count
@@ -45,7 +46,10 @@ def first_difference(
             continue
         if key == mine[name][-1]:
             alike = alike[-1:]
-        if not any(distance(a, second[b]) <= _limit((key, b), (a, second[b]), exact, dtype) for b in alike):
+        agrees = any(distance(a, second[b]) <= _limit((key, b), (a, second[b]), exact, dtype) for b in alike)
+        if not agrees and spare[name] > 0 and key != mine[name][-1]:
+            spare[name] -= 1
+        elif not agrees:
             b = key if key in alike else alike[-1]
             return _place((head, case, seed, sides), (key, b), (a, second[b]), answers)
     return None
@@ -63,6 +67,8 @@ def last_gradient(
 ) -> Place | None:
     """Find where gradients go wrong on their way back: at the latest parameter of the computation that has a wrong one.
 
+    A tied parameter gets its gradient from several places, so it counts only if no other one is wrong.
+
     Args:
         failed: parameters whose gradients differ, by canonical name.
         ties: second names of parameters, to first ones: a parameter that is used twice counts where it is used last.
@@ -70,7 +76,9 @@ def last_gradient(
         traces: the steps of both sides, forward.
     """
     names = _in_order(dict.fromkeys([*gradients[0], *gradients[1]]), ties)
-    wrong = [name for name in names if ties.get(name, name) in failed]
+    shared = set(ties) | set(ties.values())
+    wrong = [name for name in names if name in failed and name not in shared]
+    wrong = wrong or [name for name in names if ties.get(name, name) in failed]
     if not wrong:
         return None
     a, b = (each.get(ties.get(wrong[-1], wrong[-1])) for each in gradients)

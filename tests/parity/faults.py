@@ -168,7 +168,7 @@ FAULTS = (
     Fault("distances in bfloat16", ATTENTION, "torch.promote_types(like.dtype, torch.float32)", "like.dtype",
           " > distance_encodings.returned", ("bfloat16",), more={"mem_len": 600, "clamp_len": -1}),
     # ----------------------------------------------------------------------------------------------------- Keras
-    keras("query and key swapped", MODEL, QUERY_TF, QUERY_TF.replace(".query", ".key"), "blocks.0.attention > query"),
+    keras("query projected as key", MODEL, QUERY_TF, QUERY_TF.replace(".query", ".key"), "blocks.0.attention > query"),
     keras("heads split the other way round", MODEL, "return ops.reshape(projected, (B, T, *self.heads))",
           "return ops.transpose(ops.reshape(projected, (B, T, *self.heads[::-1])), (0, 1, 3, 2))",
           "blocks.0.attention > query"),

@@ -119,26 +119,26 @@ SIZES = {"B": 5, "T": 16, "M": 3, "D": 4, "L": 2, "N": 4, "U": 17, "V": 50, "K":
 
 
 def test_a_contract_learns_the_free_axes():
-    given_arrays = {"ids": np.zeros((2, 7)), "mems": [np.zeros((3, 2, 4))] * 2, "labels": None}
+    given_arrays = {"ids": np.zeros((2, 7), int), "mems": [np.zeros((3, 2, 4))] * 2, "labels": None}
     assert CALL.check("here", {"D": 4, "L": 2}, given_arrays) == {"D": 4, "L": 2, "B": 2, "T": 7, "M": 3}
 
 
 def test_a_contract_leaves_the_given_sizes_alone():
     sizes = {"D": 4}
-    CALL.check("here", sizes, {"ids": np.zeros((2, 7))})
+    CALL.check("here", sizes, {"ids": np.zeros((2, 7), int)})
     assert sizes == {"D": 4}
 
 
 @pytest.mark.parametrize(
     ("given_arrays", "message"),
     [
-        ({"ids": np.zeros(3)}, "here: ids must have shape [B, T], got [3]"),
-        ({"ids": np.zeros((2, 3, 4))}, "here: ids must have shape [B, T], got [2, 3, 4]"),
+        ({"ids": np.zeros(3, int)}, "here: ids must have shape [B, T], got [3]"),
+        ({"ids": np.zeros((2, 3, 4), int)}, "here: ids must have shape [B, T], got [2, 3, 4]"),
         (
-            {"ids": np.zeros((2, 3)), "mems": [np.zeros((3, 2, 4)), np.zeros((3, 1, 4))]},
+            {"ids": np.zeros((2, 3), int), "mems": [np.zeros((3, 2, 4)), np.zeros((3, 1, 4))]},
             "here: mems[1] must have shape [M=3, B=2, D=4], got [3, 1, 4]",
         ),
-        ({"mems": [np.zeros((3, 2, 5))] * 2}, "here: mems[0] must have shape [M=3, B=2, D=4], got [3, 2, 5]"),
+        ({"mems": [np.zeros((3, 2, 5))] * 2}, "here: mems[0] must have shape [M, B, D=4], got [3, 2, 5]"),
         ({"mems": [np.zeros((3, 2, 4))]}, "here: mems must be a list of 2 arrays, one a layer, got 1"),
         ({"mems": np.zeros((2, 3, 2, 4))}, "here: mems must be a list of 2 arrays, one a layer, got ndarray"),
         ({"head_mask": np.zeros((1, 2, 3))}, "here: head_mask must have shape [N=6] or [L=2, N=6], got [1, 2, 3]"),
@@ -160,7 +160,7 @@ def test_sizes_that_a_framework_does_not_know_yet_fit_anything():
     class Symbolic:
         shape = (None, 7)
 
-    found = CALL.check("here", {"B": 3}, {"ids": Symbolic(), "labels": np.zeros((3, 8))})
+    found = CALL.check("here", {"B": 3}, {"ids": Symbolic(), "labels": np.zeros((3, 8), int)})
     assert found == {"B": 3, "T": 7, "U": 8}
     with pytest.raises(ShapeError, match=r"ids must have shape \[B=3, T=6\], got \[None, 7\]"):
         CALL.check("here", {"B": 3, "T": 6}, {"ids": Symbolic()})
