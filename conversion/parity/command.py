@@ -39,7 +39,11 @@ def add_to(commands: Any) -> None:
         formatter_class=form,
     )
     parser.add_argument("path", nargs="?", help="a folder, or a config.json alone, whose weights are drawn")
-    parser.add_argument("--all", action="store_true", help="all families: their tiny examples, which use every key")
+    parser.add_argument(
+        "--all",
+        action="store_true",
+        help="all families: their tiny examples, which use every key; the first of each in all --modes",
+    )
     parser.add_argument("--against", metavar="PATH", help="the model of the second side, if it is another")
     parser.add_argument("--frameworks", type=_list, default=("torch", "tensorflow"), metavar="A,B", help=_known(ROOMS))
     parser.add_argument("--heads", type=_list, default=(), metavar="NAMES", help="model classes; default: all that fit")
@@ -66,11 +70,11 @@ def _known(names: Any) -> str:
 
 def run(options: argparse.Namespace) -> int:
     """Do what the command line asks for; return its exit status."""
-    pairs, wanted = _asked(options)
+    asked = _asked(options)
     with ExitStack() as stack:
         first, second = (stack.enter_context(Side(name, options.device)) for name in options.frameworks)
-        progress = stack.enter_context(Progress(sum(planned(pair[0].config, wanted) for pair in pairs)))
-        reports = [compare(pair, (first, second), wanted, progress.advance) for pair in pairs]
+        progress = stack.enter_context(Progress(sum(planned(pair[0].config, wanted) for pair, wanted in asked)))
+        reports = [compare(pair, (first, second), wanted, progress.advance) for pair, wanted in asked]
     report = reports[0] if len(reports) == 1 else merged(reports)
     given = {"path": options.path, "against": options.against, "all": options.all}
     report.options = {**report.options, **{name: value for name, value in given.items() if value}}
@@ -82,8 +86,8 @@ def run(options: argparse.Namespace) -> int:
     return 0 if report.passed else 1
 
 
-def _asked(options: argparse.Namespace) -> tuple[list[tuple[Subject, Subject]], Options]:
-    """Return the pairs of models to compare, and how."""
+def _asked(options: argparse.Namespace) -> list[tuple[tuple[Subject, Subject], Options]]:
+    """Return the pairs of models to compare, each with how."""
     if bool(options.path) == options.all:
         raise ParityError(
             "parity: PATH or --all must be given, one of them, got " + ("both" if options.all else "neither")
@@ -98,11 +102,21 @@ def _asked(options: argparse.Namespace) -> tuple[list[tuple[Subject, Subject]], 
     _require(chosen, modes, "--modes")
     _require(options.dtypes, ("float32", "bfloat16", "float16"), "--dtypes")
     if options.all:
-        return [(one, one) for one in examples()], Options(options.heads, chosen, options.dtypes, options.seeds)
+        return _of_all(options, chosen)
     one = subject_of(options.path)
     other = subject_of(options.against) if options.against else one
     heads = tuple(head.name for head in require_heads(options.heads, one.config)) or heads_of(options.path, one.config)
-    return [(one, other)], Options(heads, chosen, options.dtypes, options.seeds)
+    return [((one, other), Options(heads, chosen, options.dtypes, options.seeds))]
+
+
+def _of_all(options: argparse.Namespace, modes: tuple[str, ...]) -> list[tuple[tuple[Subject, Subject], Options]]:
+    """Return every example with itself; the first of each family in all modes, for compiling takes long."""
+    asked, seen = [], set()
+    for one in examples():
+        chosen = ("eager",) if one.config.model_type in seen else modes
+        asked.append(((one, one), Options(options.heads, chosen, options.dtypes, options.seeds)))
+        seen.add(one.config.model_type)
+    return asked
 
 
 def _require(names: Sequence[str], known: Sequence[str], option: str) -> None:
