@@ -20,8 +20,11 @@ def lowest(dtype: str) -> float:
 
 
 def softmax(scores: Any) -> Any:
-    """Return the softmax over the last axis; Keras warns where there is one entry, which is no mistake here."""
-    return ops.ones_like(scores) if scores.shape[-1] == 1 else ops.softmax(scores)
+    """Return the softmax over the last axis; Keras warns where there is one entry, which is no mistake here.
+
+    One entry has a share of 1 and a gradient of 0, which must still arrive.
+    """
+    return 0 * scores + 1 if scores.shape[-1] == 1 else ops.softmax(scores)
 
 
 def pick(values: Any, entries: Any) -> Any:
