@@ -72,7 +72,12 @@ class Side:
 
     def _started(self) -> subprocess.Popen[str]:
         paths = os.pathsep.join([*self.path, *(path or str(Path.cwd()) for path in sys.path)])
-        settings = [f"PYTHONPATH={paths}", f"KERAS_BACKEND={self.framework}", "TF_CPP_MIN_LOG_LEVEL=3"]
+        settings = [
+            f"PYTHONPATH={paths}",
+            f"KERAS_BACKEND={self.framework}",
+            "TF_CPP_MIN_LOG_LEVEL=3",
+            "JAX_ENABLE_X64=1",
+        ]
         command = ["env", *settings, sys.executable, "-P", "-m", f"{ROOMS[self.framework]}.probe"]
         pipe = subprocess.PIPE
         return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=self._errors, text=True)
