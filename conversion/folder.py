@@ -25,9 +25,12 @@ def replaced(folder: Path, drop: Callable[[str], bool]) -> Iterator[Path]:
     folder = folder.resolve()
     if folder.exists() and not folder.is_dir():
         raise FormatError(f"{folder}: must be a folder, or not exist yet, got a file")
-    inside, mounted = Path.cwd() == folder, folder.is_mount()
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder if mounted else folder.parent))
+    here, mounted = Path.cwd(), folder.is_mount()
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=f".{folder.name[:99]}.", dir=folder if mounted else folder.parent))
+    except OSError as error:
+        raise FormatError(f"{folder}: must be writable, got {error.strerror or error}") from error
     try:
         yield staging
         for file in staging.iterdir():
@@ -41,8 +44,8 @@ def replaced(folder: Path, drop: Callable[[str], bool]) -> Iterator[Path]:
         else:
             staging.chmod(0o777 & ~_umask())
             staging.rename(folder)
-        if inside:
-            os.chdir(folder)
+        if here.is_relative_to(folder):
+            os.chdir(here)
         _flush(folder.parent)
     except OSError as error:
         raise FormatError(f"{folder}: must be writable, got {error.strerror or error}; it is as it was") from error

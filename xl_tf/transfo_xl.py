@@ -13,7 +13,7 @@ from xl_tf.layers.basic import FeedForward, layer_norm, linear, parameter
 from xl_tf.layers.memory import CarriedMemory, MemoryThroughBody, require_memory
 from xl_tf.losses import classification_loss, mean_over
 from xl_tf.model import Model
-from xlcore.errors import ShapeError
+from xlcore.errors import ConfigError, ShapeError
 from xlcore.families.transfo_xl import TransfoXLConfig, resized
 
 Memories = list[Any]
@@ -209,7 +209,16 @@ class TFTransfoXLModel(Model):
         return [zeros for _ in self.blocks]
 
     def reset_memory_length(self, mem_len: int) -> None:
-        """Keep `mem_len` positions from now on; the config stays as it is."""
+        """Keep `mem_len` positions from now on; the config stays as it is.
+
+        Raises:
+            ConfigError: while a memory is carried, whose length is fixed.
+        """
+        if self.carried.active:
+            where = type(self).__name__
+            raise ConfigError(
+                f"{where}: the memory's length must stay while it is carried, got {mem_len}; drop_memory()"
+            )
         self.mem_len = mem_len
 
     def carry_memory(self, batch_size: int) -> None:
@@ -322,6 +331,9 @@ class TFTransfoXLLMHeadModel(MemoryThroughBody, Model):
         )
         hidden = body.last_hidden_state
         losses, loss, scores = None, None, ()
+        if logits_to_keep < 0:
+            where = type(self).__name__
+            raise ShapeError(f"{where}: logits_to_keep must be at least 0 (0 for all), got {logits_to_keep}")
         if labels is not None:
             following = self._following(labels, hidden)
             read = ops.reshape(hidden[:, : ops.shape(following)[1]], (-1, hidden.shape[2]))

@@ -116,6 +116,8 @@ class Model(nn.Module):
         Raises:
             FormatError, ConfigError, WeightError: name what does not fit, and where.
         """
+        if "torch_dtype" in overrides:
+            raise ConfigError(f"{cls.__name__}: torch_dtype must be given as dtype, got {overrides['torch_dtype']!r}")
         config = config.copy(**overrides) if config else checkpoint.read_config(path, **overrides)
         opened = checkpoint.Checkpoint(path, config, cls.head)
         opened.settle(strict=strict, ignore_mismatched_sizes=ignore_mismatched_sizes)

@@ -14,7 +14,7 @@ from xl_torch.layers.basic import FeedForward, layer_norm, linear, parameter
 from xl_torch.layers.memory import CarriedMemory, MemoryThroughBody, require_memory
 from xl_torch.losses import classification_loss, mean_over
 from xl_torch.model import Model
-from xlcore.errors import ShapeError
+from xlcore.errors import ConfigError, ShapeError
 from xlcore.families.transfo_xl import TransfoXLConfig, resized
 
 Memories = list[Tensor]
@@ -206,7 +206,16 @@ class TransfoXLModel(Model):
         return [zeros for _ in self.blocks]
 
     def reset_memory_length(self, mem_len: int) -> None:
-        """Keep `mem_len` positions from now on; the config stays as it is."""
+        """Keep `mem_len` positions from now on; the config stays as it is.
+
+        Raises:
+            ConfigError: while a memory is carried, whose length is fixed.
+        """
+        if self.carried.active:
+            where = type(self).__name__
+            raise ConfigError(
+                f"{where}: the memory's length must stay while it is carried, got {mem_len}; drop_memory()"
+            )
         self.mem_len = mem_len
 
     def carry_memory(self, batch_size: int) -> None:
@@ -305,6 +314,9 @@ class TransfoXLLMHeadModel(MemoryThroughBody, Model):
         )
         hidden = body.last_hidden_state
         losses, loss, scores = None, None, ()
+        if logits_to_keep < 0:
+            where = type(self).__name__
+            raise ShapeError(f"{where}: logits_to_keep must be at least 0 (0 for all), got {logits_to_keep}")
         if labels is not None:
             following = self._following(labels, hidden)
             losses = self.crit.token_losses(hidden[:, : following.shape[1]].flatten(0, 1), following.flatten())

@@ -211,12 +211,12 @@ class Config:
             if isinstance(value, Field)
         }
 
-    def __init__(self, **keys: Any) -> None:
+    def __init__(self, /, **keys: Any) -> None:
         self.__dict__["_values"] = {name: copy.copy(each.default) for name, each in self.fields.items()}
         self.__dict__["_carried"] = {}
         self.update(**keys)
 
-    def update(self, **keys: Any) -> None:
+    def update(self, /, **keys: Any) -> None:
         """Change several keys at once; either all of them fit and hold, or nothing changes."""
         values, carried = dict(self._values), dict(self._carried)
         for key, value in self._spelled_out(keys).items():
@@ -345,7 +345,7 @@ class Config:
         Path(path).mkdir(parents=True, exist_ok=True)
         self.to_json_file(Path(path) / "config.json")
 
-    def copy(self, **overrides: Any) -> Self:
+    def copy(self, /, **overrides: Any) -> Self:
         """Return a config of its own with some keys changed."""
         other = copy.deepcopy(self)
         other.update(**overrides)

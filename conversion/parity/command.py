@@ -92,6 +92,8 @@ def _asked(options: argparse.Namespace) -> list[tuple[tuple[Subject, Subject], O
         raise ParityError(
             "parity: PATH or --all must be given, one of them, got " + ("both" if options.all else "neither")
         )
+    if options.all and options.against:
+        raise ParityError(f"parity: --against must go with PATH, got it with --all: {options.against!r}")
     if len(options.frameworks) != 2:
         got = ",".join(options.frameworks)
         raise ParityError(f"parity: --frameworks must be two names, such as torch,tensorflow, got {got!r}")

@@ -16,11 +16,13 @@ from conversion.parity.results import Check, Place, Report
 from conversion.parity.sides import MODES, Side
 from xlcore import __version__
 from xlcore.config import Config
+from xlcore.errors import ParityError
 from xlcore.families import family_of, find_head_by_name
 from xlcore.heads import Head
 from xlcore.probe import Answer, Job
 
 Array = np.ndarray[Any, Any]
+ASKED_KINDS = ("gradients", "training", "tokens")
 COMPILED_CASES = ("plain", "memory")  # compiling takes long, and a case more finds nothing more
 
 
@@ -60,6 +62,18 @@ class Options:
     seeds: int = 1
     kinds: tuple[str, ...] = ("gradients", "training", "tokens")
     first_seed: int = 0
+
+    def __post_init__(self) -> None:
+        modes = tuple(dict.fromkeys(mode for names in MODES.values() for mode in names))
+        for key, known in {"modes": modes, "dtypes": tuple(EPSILON), "kinds": ASKED_KINDS, "heads": ()}.items():
+            names = getattr(self, key)
+            if isinstance(names, str):
+                raise ParityError(f"parity: {key} must be a tuple of names, got {names!r}")
+            for name in names if known else ():
+                if name not in known:
+                    raise ParityError(f"parity: {key} must be among {', '.join(known)}, got {name!r}")
+        if self.seeds < 1:
+            raise ParityError(f"parity: seeds must be positive, got {self.seeds}")
 
 
 def compare(

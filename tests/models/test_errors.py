@@ -239,3 +239,24 @@ def test_a_folder_that_does_not_fit(side, tmp_path):
     with pytest.raises(WeightError, match=r"must fit TransfoXLLMHeadModel, got other shapes: .*\[20\] for \[21\]"):
         side.model_class(LM).from_pretrained(tmp_path, d_inner=21)
     assert isinstance(side.model_class(LM).from_pretrained(tmp_path).config, TransfoXLConfig)
+
+
+@each_side
+def test_a_dtype_under_its_old_name_is_refused(side, tmp_path):
+    side.model(BODY).save_pretrained(tmp_path / "model")
+    with pytest.raises(ConfigError, match=r"torch_dtype must be given as dtype, got 'float16'"):
+        type(side.model(BODY)).from_pretrained(tmp_path / "model", torch_dtype="float16")
+
+
+@each_side
+def test_scores_of_fewer_than_no_positions(side):
+    with pytest.raises(ShapeError, match=r"logits_to_keep must be at least 0 \(0 for all\), got -3"):
+        side.call(side.model(LM), {"input_ids": IDS, "logits_to_keep": -3})
+
+
+@each_side
+def test_a_carried_memory_keeps_its_length(side):
+    model = side.model(BODY)
+    model.carry_memory(2)
+    with pytest.raises(ConfigError, match=r"memory's length must stay while it is carried, got 3"):
+        model.reset_memory_length(3)

@@ -119,3 +119,25 @@ def test_a_wrong_head_of_ones_own_is_caught(parity):
 def test_the_function_says_what_is_no_model(folders):
     with pytest.raises(FormatError, match="must be a folder that holds config"):
         assert_parity(folders / "config.jsn")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"kinds": ("gradient",)}, "kinds must be among gradients, training, tokens, got 'gradient'"),
+        ({"kinds": "gradients"}, "kinds must be a tuple of names, got 'gradients'"),
+        ({"modes": ("compiled",)}, "modes must be among eager, compile, graph, xla, got 'compiled'"),
+        ({"dtypes": ("float99",)}, "dtypes must be among float32, float16, bfloat16, got 'float99'"),
+        ({"seeds": 0}, "seeds must be positive, got 0"),
+    ],
+)
+def test_what_is_asked_for_by_a_wrong_name_is_not_left_out(options, message):
+    from conversion.parity import Options
+
+    with pytest.raises(ParityError, match=message):
+        Options(**options)
+
+
+def test_against_goes_with_a_path(capsys):
+    assert main(["parity", "--all", "--against", "elsewhere"]) == 2
+    assert "--against must go with PATH" in capsys.readouterr().err
