@@ -361,7 +361,7 @@ class TestHostileFiles:
 
     def test_random_damage_is_an_error_or_data(self) -> None:
         data = bytearray((GOLDEN / "vocab.pkl").read_bytes())
-        random = np.random.default_rng(0)
+        random, refused = np.random.default_rng(0), 0
         for _ in range(300):
             damaged = bytearray(data)
             for place in random.integers(0, len(data), 3):
@@ -369,4 +369,5 @@ class TestHostileFiles:
             try:
                 pickles.load(bytes(damaged))
             except FormatError:
-                continue
+                refused += 1
+        assert 0 < refused < 300  # some damage shows, some only changes a letter; nothing else ever comes out
