@@ -77,7 +77,8 @@ class Checkpoint:
         self._params = family.params(config, head)
         self._ties = family.ties_within(config, head)
         table = {**self._params, **{alias: self._params[name] for alias, name in self._ties.items()}}
-        self._places, self._shapes = self._map.places(table), self._map.shapes(table)
+        self._sizes = config.sizes
+        self._places, self._shapes = self._map.places(table), self._map.shapes(table, self._sizes)
         self._reader = safetensors.Reader(self.path)
         self._files = {self._full(name): name for name in self._reader}
         self._chosen = self._choose(head.params(config))
@@ -102,7 +103,8 @@ class Checkpoint:
             for other in copies[:-1]:
                 self._compare(self._places[other].name, *held)
             place = self._places[copies[-1]]
-            yield name, to_ours(held[1], place.layout)[place.start : place.stop].reshape(self._params[name].shape)
+            whole = to_ours(held[1], place.layout, self._sizes)
+            yield name, whole[place.start : place.stop].reshape(self._params[name].shape)
 
     def settle(self, *, strict: bool = True, ignore_mismatched_sizes: bool = False) -> None:
         """Raise what is wrong with the fit of file and model, or warn of it where the caller asked for that.
@@ -231,7 +233,7 @@ def save(
     params = family_of(config).params(config, head)
     weights.prove(params)
     strip = weights.prefix if head.kind == "base" else ""
-    places, shapes = weights.places(params), weights.shapes(params)
+    places, shapes = weights.places(params), weights.shapes(params, config.sizes)
     parts: dict[str, list[str]] = {}
     for name in sorted(places, key=lambda name: places[name].start):
         parts.setdefault(places[name].name, []).append(name)
@@ -239,17 +241,18 @@ def save(
     for foreign in shapes:
         name = foreign.removeprefix(strip)
         entries.append(safetensors.Entry(name, shapes[foreign], dtypes[parts[foreign][0]]))
-        readers[name] = _joined([read[part] for part in parts[foreign]], places[parts[foreign][0]].layout)
+        layout = places[parts[foreign][0]].layout
+        readers[name] = _joined([read[part] for part in parts[foreign]], layout, config.sizes)
     written = config.copy(architectures=[head.name], torch_dtype=str(entries[0].dtype))
     with replaced(Path(path), drop=lambda name: bool(safetensors.OURS.fullmatch(name))) as folder:
         written.to_json_file(folder / "config.json")
         safetensors.write(folder, entries, readers, max_bytes)
 
 
-def _joined(readers: list[Callable[[], Tensor]], layout: str) -> Callable[[], Tensor]:
+def _joined(readers: list[Callable[[], Tensor]], layout: str, sizes: Mapping[str, int]) -> Callable[[], Tensor]:
     def read() -> Tensor:
         arrays = [reader() for reader in readers]
-        joined: Tensor = to_theirs(arrays[0] if len(arrays) == 1 else np.concatenate(arrays), layout)
+        joined: Tensor = to_theirs(arrays[0] if len(arrays) == 1 else np.concatenate(arrays), layout, sizes)
         return joined
 
     return read

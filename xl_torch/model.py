@@ -166,7 +166,7 @@ class Model(nn.Module):
 
     def _cut(self, name: str, tensor: Tensor, place: Place) -> Tensor:
         """Return the part of a foreign tensor that is one parameter of ours."""
-        tensor = to_ours(tensor, place.layout)
+        tensor = to_ours(tensor, place.layout, self.config.sizes)
         rows = tensor.shape[0] if tensor.dim() else 1
         if rows != place.rows:
             raise WeightError(f"{type(self).__name__}: {name!r} must have {place.rows} rows, got {rows}")

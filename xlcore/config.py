@@ -256,6 +256,13 @@ class Config:
         return len(self.id2label)
 
     @property
+    def sizes(self) -> dict[str, int]:
+        """The sizes of the axes that the config knows, by their letter in the alphabet of `xlcore.shapes`."""
+        named = {"D": "hidden_size", "F": "feed_forward_size", "H": "head_dim", "L": "num_layers", "N": "num_heads"}
+        found = {letter: getattr(self, name) for letter, name in (named | {"V": "vocab_size"}).items()}
+        return found | {"K": self.num_labels}
+
+    @property
     def _where(self) -> str:
         return type(self).__name__
 
