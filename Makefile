@@ -48,7 +48,7 @@ bench-peers: $(PEERS)/ready  ## make the environment of the peers: transformers 
 $(READY): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "xlbridge needs Python >= 3.11; name it with make PYTHON=..."; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[torch,tf,plots,dev]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[torch,tf,fast,hub,plots,dev]"
 	@touch $(READY)
 
 $(PEERS)/ready: benchmarks/peers-requirements.txt

@@ -9,12 +9,28 @@ from typing import Any
 from xlcore.errors import FormatError
 
 
+def named_folder(where: str, path: str | Path) -> Path:
+    """Return the path of a folder; the empty name, which would be the current one, is none.
+
+    Raises:
+        FormatError: for the empty name.
+    """
+    if not str(path):
+        raise FormatError(f"{where}: path must name a folder, got {path!r}; '.' is the current one")
+    return Path(path)
+
+
 def write_text(path: Path, text: str) -> str:
+    """Write a file of text, as `write_bytes` does."""
+    return write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: Path, data: bytes) -> str:
     """Write a file through a temporary one beside it, so that no reader ever sees half of it; return the path."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
     except BaseException:

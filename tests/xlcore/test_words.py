@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from xlcore.errors import TokenizerError
 from xlcore.tokenizers import TransfoXLTokenizer
-from xlcore.tokenizers.words import MosesDetokenizer, MosesTokenizer, PunctuationNormalizer, align, split_numbers
+from xlcore.tokenizers.punctuation import PunctuationNormalizer
+from xlcore.tokenizers.words import MosesDetokenizer, MosesTokenizer, align, split_numbers
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "tokenizers" / "transfo_xl"
 CASES = json.loads((GOLDEN / "cases.json").read_text(encoding="utf-8"))

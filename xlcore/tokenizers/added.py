@@ -47,11 +47,15 @@ class AddedToken:
 
 
 class Splitter:
-    """Find added tokens in a text: leftmost first, the longest where several start."""
+    """Find added tokens in a text: leftmost first, the longest where several start.
 
-    def __init__(self, tokens: Iterable[AddedToken], lower_case: bool = False):
+    lower_case: find them in any case; lower_special: special ones, too.
+    """
+
+    def __init__(self, tokens: Iterable[AddedToken], lower_case: bool = False, lower_special: bool = True):
         self._tokens = sorted(tokens, key=lambda token: -len(token.content))
-        patterns = (f"({self._pattern(token, lower_case)})" for token in self._tokens)
+        lowered = {True: lower_case and lower_special, False: lower_case}
+        patterns = (f"({self._pattern(token, lowered[token.special])})" for token in self._tokens)
         self._regex = re.compile("|".join(patterns)) if self._tokens else None
         firsts = {first for token in self._tokens for first in (token.content[0].lower(), token.content[0].upper())}
         # where all tokens start with one sign, a text without it is done at once
@@ -120,6 +124,7 @@ class SpecialTokens:
     pad_token_id, cls_token_id, mask_token_id = _RoleId(), _RoleId(), _RoleId()
 
     lower_case = False
+    lower_special = True
     vocab_size: int
 
     def __init__(self) -> None:
@@ -128,6 +133,7 @@ class SpecialTokens:
         self._added: dict[int, AddedToken] = {}
         self._added_ids: dict[str, int] = {}
         self._splitter: Splitter | None = None
+        self._kept: dict[str, Any] = {}  # what was worked out from special tokens, until one of them changes
 
     # what Tokenizer knows
 
@@ -149,6 +155,7 @@ class SpecialTokens:
     # special tokens
 
     def _set_role(self, role: str, value: object) -> None:
+        self._kept.clear()
         if value is None:
             self._roles.pop(role, None)
             return
@@ -203,6 +210,12 @@ class SpecialTokens:
         """Return the ids of `all_special_tokens`."""
         return [self._known_id(token) for token in self.all_special_tokens]
 
+    def _is_special(self) -> frozenset[int]:
+        """Return the same ids, to look ids up in."""
+        if "ids" not in self._kept:
+            self._kept["ids"] = frozenset(self.all_special_ids)
+        return self._kept["ids"]  # type: ignore[no-any-return]
+
     # adding
 
     def add_tokens(
@@ -243,6 +256,7 @@ class SpecialTokens:
             raise TokenizerError(f"{self._where}: {EXTRA} must be a list of tokens, got {values!r:.60}")
         where = f"{self._where}: {EXTRA}"
         tokens = [AddedToken.of(value, where, normalized=False, lstrip=True, rstrip=True) for value in values]
+        self._kept.clear()
         if instead:
             self._extra = []
         for token in tokens:
@@ -265,17 +279,19 @@ class SpecialTokens:
         self._added[index] = token
         self._added_ids[token.content] = index
         self._splitter = None
+        self._kept.clear()
 
     def _renumber_added(self) -> None:
         """Give added tokens their ids anew, after the vocabulary has changed."""
         tokens = [self._added[index] for index in sorted(self._added)]
         self._added, self._added_ids = {}, {}
+        self._kept.clear()
         for token in tokens:
             self._add(token)
 
     def _split_added(self, text: str) -> Iterator[tuple[int, int, AddedToken | None]]:
         if self._splitter is None:
-            self._splitter = Splitter(self._added.values(), self.lower_case)
+            self._splitter = Splitter(self._added.values(), self.lower_case, self.lower_special)
         return self._splitter.split(text)
 
     @property

@@ -40,6 +40,7 @@ class Tokenizer(Calls):
     padding_side = "right"
     truncation_side = "right"
     pad_token_type_id = 0
+    is_fast = False  # whether a call tells where tokens come from
 
     def __init__(
         self,
@@ -182,7 +183,7 @@ class Tokenizer(Calls):
         """Return the token of an id, or the list of tokens of a list. Raises TokenizerError for ids outside."""
         if isinstance(ids, int):
             return self._token_of(ids)
-        skipped = set(self.all_special_ids) if skip_special_tokens else ()
+        skipped = self._is_special() if skip_special_tokens else ()
         return [self._token_of(index) for index in map(int, ids) if index not in skipped]
 
     # --- text to tokens ---------------------------------------------------------------------------------------------
@@ -236,6 +237,8 @@ class Tokenizer(Calls):
         alone = self._standing_alone()
         parts: list[str] = []
         run: list[str] = []
+        if alone.isdisjoint(tokens):  # one run, as most are
+            parts, tokens = [self.convert_tokens_to_string(tokens)], []
         for token in [*tokens, None]:
             if token is not None and token not in alone:
                 run.append(token)
@@ -282,7 +285,7 @@ class Tokenizer(Calls):
         folder = Path(pretrained_model_name_or_path)
         if not folder.is_dir():
             raise FormatError(f"{cls.__name__}: {str(folder)!r} must be a folder, got none; download it first")
-        config = read_object(folder / CONFIG_FILE) | read_object(folder / SPECIAL_FILE)
+        config = cls._read_config(folder)
         given = cls._vocabulary_arguments(folder, kwargs)
         known = cls._arguments()
         arguments = {key: value for key, value in config.items() if key in (*known, *ROLES, EXTRA)}
@@ -294,6 +297,11 @@ class Tokenizer(Calls):
         if "added_tokens_decoder" not in config:
             tokenizer._add_saved(read_object(folder / ADDED_FILE))
         return tokenizer
+
+    @classmethod
+    def _read_config(cls, folder: Path) -> dict[str, Any]:
+        """Return what the files of a folder say beside its vocabulary."""
+        return read_object(folder / CONFIG_FILE) | read_object(folder / SPECIAL_FILE)
 
     @classmethod
     def _vocabulary_arguments(cls, folder: Path, given: Mapping[str, Any]) -> dict[str, str]:
@@ -323,7 +331,7 @@ class Tokenizer(Calls):
         added = {str(index): token.to_json() for index, token in self.added_tokens_decoder.items()}
         config = self.extra_config | self._config() | self.special_tokens_map
         config |= {name: getattr(self, name) for name in _SAVED} | {"added_tokens_decoder": added}
-        config["tokenizer_class"] = type(self).__name__
+        config["tokenizer_class"] = type(self).__name__.removesuffix("Fast")
         return (
             write_json(folder / f"{prefix}{CONFIG_FILE}", config),
             write_json(folder / f"{prefix}{SPECIAL_FILE}", self.special_tokens_map),

@@ -134,11 +134,12 @@ def _names(table: Mapping[object, str]) -> str:
     return ", ".join(sorted(repr(key) for key in table if isinstance(key, str)))
 
 
-def cuts(first: int, second: int | None, remove: int, truncation: Truncation) -> tuple[int, int]:
+def cuts(first: int, second: int | None, remove: int, truncation: Truncation, empties: bool = False) -> tuple[int, int]:
     """Return how many tokens go from a text of length `first` and from its pair, to remove `remove` of them.
 
     "longest_first" takes one at a time from the longer of the two, from the second where they are equal. A text that
-    has no token more than are to go is left whole, with a warning, as users of the API know it.
+    has no token more than are to go is left whole, with a warning, as users of the API know it; or it is emptied
+    (`empties`), as transformers 5 does.
     """
     if truncation == "do_not_truncate" or remove <= 0:
         return 0, 0
@@ -150,7 +151,9 @@ def cuts(first: int, second: int | None, remove: int, truncation: Truncation) ->
     if truncation == "only_second" and second is None:
         raise TokenizerError("truncation: 'only_second' must have a second text, got none")
     length = second if truncation == "only_second" and second is not None else first
-    if remove >= length:
+    if empties:
+        remove = min(remove, length)
+    elif remove >= length:
         log.warning(
             "truncation: %r must leave a token of %d, got %d to remove; nothing is cut", truncation, length, remove
         )
@@ -172,13 +175,19 @@ def cut_off(row: Sequence[T], count: int, side: str, stride: int) -> list[T]:
 
 
 def truncate_pair(
-    ids: list[T], pair: list[T] | None, remove: int, truncation: Truncation, side: str, stride: int = 0
+    ids: list[T],
+    pair: list[T] | None,
+    remove: int,
+    truncation: Truncation,
+    side: str,
+    stride: int = 0,
+    empties: bool = False,
 ) -> tuple[list[T], list[T] | None, list[T]]:
     """Return a text and its pair without `remove` tokens, and those removed with `stride` more from what is left.
 
     The removed ones are empty for a pair cut "longest_first": they come from both.
     """
-    first, second = cuts(len(ids), None if pair is None else len(pair), remove, truncation)
+    first, second = cuts(len(ids), None if pair is None else len(pair), remove, truncation, empties)
     over = cut_off(ids, first, side, stride) if first else cut_off(pair or [], second, side, stride)
     if truncation == "longest_first" and pair is not None:
         over = []

@@ -1,7 +1,7 @@
 """The calls of a tokenizer: one text, a pair, a batch; cut, filled and made tensors."""
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -11,6 +11,7 @@ from xlcore.tokenizers.added import SpecialTokens
 from xlcore.tokenizers.batch import BatchEncoding, Lengths
 
 Span = tuple[int, int]
+Item = tuple[Any, Any]  # a text, and its pair or None
 log = logging.getLogger(__name__)
 
 
@@ -52,7 +53,9 @@ class Calls(SpecialTokens):
     model_max_length: int
     padding_side: str
     truncation_side: str
+    truncation_empties = False  # what is to be cut more than it has is emptied, not left whole
     pad_token_type_id: int
+    _told = False  # whether it was said that a text is too long
 
     # --- what Tokenizer and the family say --------------------------------------------------------------------------
 
@@ -67,6 +70,11 @@ class Calls(SpecialTokens):
     def convert_tokens_to_ids(self, tokens: Any) -> Any:
         """Return the ids of tokens."""
         raise NotImplementedError
+
+    def _text_ids(self, text: str, **options: Any) -> list[int]:
+        """Return the ids of a text; for a family that has a shorter way than by its tokens."""
+        ids: list[int] = self.convert_tokens_to_ids(self.tokenize(text, **options))
+        return ids
 
     def build_inputs_with_special_tokens(
         self, token_ids_0: list[int], token_ids_1: list[int] | None = None
@@ -90,7 +98,7 @@ class Calls(SpecialTokens):
         if already_has_special_tokens:
             if token_ids_1 is not None:
                 raise TokenizerError("get_special_tokens_mask: finished ids must be one list, got two")
-            special = set(self.all_special_ids)
+            special = self._is_special()
             return [int(index in special) for index in token_ids_0]
         return self._special_mask(len(token_ids_0), None if token_ids_1 is None else len(token_ids_1))
 
@@ -145,23 +153,21 @@ class Calls(SpecialTokens):
         if not isinstance(text_pair, list | tuple) or len(text_pair) != len(text):
             raise TokenizerError(f"{self._where}: text_pair must be a list of {len(text)} texts, got {text_pair!r:.60}")
         how = Arguments.of(arguments)
-        pairs = zip(text, text_pair, strict=True)
-        return self._finish(how, lambda lengths: [self._row(a, b, how, lengths) for a, b in pairs])
+        return self._finish(how, list(zip(text, text_pair, strict=True)))
 
     def encode(self, text: Any, text_pair: Any = None, **kwargs: Any) -> Any:
         """Return only the ids of a text or a pair; arguments as for a call."""
-        return self.encode_plus(text, text_pair, **kwargs)["input_ids"]
+        only_ids = {"return_token_type_ids": False, "return_attention_mask": False}
+        return self.encode_plus(text, text_pair, **(only_ids | kwargs))["input_ids"]
 
     def encode_plus(self, text: Any, text_pair: Any = None, **kwargs: Any) -> BatchEncoding:
         """Encode one text or pair; a list is one text of tokens, words (`is_split_into_words`) or ids."""
-        how = Arguments.of(kwargs)
-        return self._finish(how, lambda lengths: [self._row(text, text_pair, how, lengths)], alone=True)
+        return self._finish(Arguments.of(kwargs), [(text, text_pair)], alone=True)
 
     def batch_encode_plus(self, batch_text_or_text_pairs: Iterable[Any], **kwargs: Any) -> BatchEncoding:
         """Encode a list of texts, or of pairs given as tuples or lists of two."""
         how = Arguments.of(kwargs)
-        items = [self._one_or_two(item, how) for item in batch_text_or_text_pairs]
-        return self._finish(how, lambda lengths: [self._row(a, b, how, lengths) for a, b in items])
+        return self._finish(how, [self._one_or_two(item, how) for item in batch_text_or_text_pairs])
 
     def prepare_for_model(self, ids: list[int], pair_ids: list[int] | None = None, **kwargs: Any) -> BatchEncoding:
         """Put special tokens around ids, cut and fill them; arguments as for a call."""
@@ -179,7 +185,7 @@ class Calls(SpecialTokens):
         """Return the ids of a text, of words, of tokens or of ids, and where they lie if that is asked for."""
         if isinstance(text, str):
             if not how.return_offsets_mapping:
-                return self.convert_tokens_to_ids(self.tokenize(text, **how.options)), []
+                return self._text_ids(text, **how.options), []
             tokens, spans = self.tokenize_with_offsets(text, **how.options)
             return self.convert_tokens_to_ids(tokens), spans
         if not isinstance(text, list | tuple):
@@ -197,6 +203,13 @@ class Calls(SpecialTokens):
 
     # --- rows -------------------------------------------------------------------------------------------------------
 
+    def _rows(self, items: Sequence[Item], how: Arguments, lengths: Lengths) -> list[dict[str, Any]]:
+        """Return the entries of each text or pair, cut but not filled."""
+        return [self._row(text, pair, how, lengths) for text, pair in items]
+
+    def _truncate(self, ids: Any, pair: Any, remove: int, cuts: batch.Truncation, stride: int = 0) -> Any:
+        return batch.truncate_pair(ids, pair, remove, cuts, self.truncation_side, stride, self.truncation_empties)
+
     def _row(self, text: Any, pair: Any, how: Arguments, lengths: Lengths) -> dict[str, Any]:
         """Return the entries of one text or pair, cut but not filled."""
         ids, spans = self._ids(text, how)
@@ -204,8 +217,8 @@ class Calls(SpecialTokens):
         total = len(ids) + len(pair_ids or [])
         total += self.num_special_tokens_to_add(pair is not None) if how.add_special_tokens else 0
         remove = max(0, total - lengths.max_length) if lengths.max_length else 0
-        side, cuts = self.truncation_side, lengths.truncation
-        ids_left, pair_left, over = batch.truncate_pair(ids, pair_ids, remove, cuts, side, how.stride)
+        cuts = lengths.truncation
+        ids_left, pair_left, over = self._truncate(ids, pair_ids, remove, cuts, how.stride)
         row: dict[str, Any] = {"input_ids": self._joined(ids_left, pair_left, how)}
         if how.return_overflowing_tokens:
             if pair is not None and cuts == "longest_first":
@@ -215,13 +228,15 @@ class Calls(SpecialTokens):
             row |= {"overflowing_tokens": over, "num_truncated_tokens": total - len(row["input_ids"])}
         if self._wants(how.return_token_type_ids, "token_type_ids"):
             row["token_type_ids"] = self._types(ids_left, pair_left, how)
+        if not (how.return_special_tokens_mask or how.return_offsets_mapping):
+            return row
         mask = (
             self.get_special_tokens_mask(ids_left, pair_left) if how.add_special_tokens else [0] * len(row["input_ids"])
         )
         if how.return_special_tokens_mask:
             row["special_tokens_mask"] = mask
         if how.return_offsets_mapping:
-            left, pair_of = batch.truncate_pair(spans, pair_spans if pair is not None else None, remove, cuts, side)[:2]
+            left, pair_of = self._truncate(spans, pair_spans if pair is not None else None, remove, cuts)[:2]
             places = iter([*left, *(pair_of or [])])
             row["offset_mapping"] = [(0, 0) if is_special else next(places) for is_special in mask]
         return row
@@ -239,15 +254,20 @@ class Calls(SpecialTokens):
     def _wants(self, asked: bool | None, name: str) -> bool:
         return name in self.model_input_names if asked is None else asked
 
-    def _finish(
-        self, how: Arguments, make_rows: Callable[[Lengths], list[dict[str, Any]]], alone: bool = False
-    ) -> BatchEncoding:
-        """Make the rows, fill them, turn them into columns and, where asked for, into tensors."""
+    def _finish(self, how: Arguments, items: Sequence[Item], alone: bool = False) -> BatchEncoding:
+        """Return the columns, those of one text as rows where it stands alone, as tensors where asked for."""
+        columns = self._columns(how, items)
+        found = BatchEncoding({key: value[0] for key, value in columns.items()} if alone else columns)
+        return found.convert_to_tensors(how.return_tensors, prepend_batch_axis=alone)
+
+    def _columns(self, how: Arguments, items: Sequence[Item]) -> dict[str, Any]:
+        """Make the rows, turn them into columns, and fill them."""
         lengths = self._lengths(how.padding, how.truncation, how.max_length, how.pad_to_multiple_of)
-        rows = make_rows(lengths)
+        rows = self._rows(items, how, lengths)
         columns: dict[str, Any] = {key: [row[key] for row in rows] for key in rows[0]} if rows else {"input_ids": []}
         sizes = [len(row) for row in columns["input_ids"]]
-        if how.verbose and sizes and max(sizes) > self.model_max_length:
+        if how.verbose and not self._told and max(sizes, default=0) > self.model_max_length:
+            self._told = True  # once is enough
             log.warning(
                 "%s: a text of %d tokens is longer than the model takes (%d)",
                 self._where,
@@ -258,9 +278,7 @@ class Calls(SpecialTokens):
             columns["length"] = sizes
         if self._wants(how.return_attention_mask, "attention_mask"):
             columns["attention_mask"] = [[1] * size for size in sizes]
-        filled = self._filled(columns, sizes, lengths)
-        found = BatchEncoding({key: value[0] for key, value in filled.items()} if alone else filled)
-        return found.convert_to_tensors(how.return_tensors, prepend_batch_axis=alone)
+        return self._filled(columns, sizes, lengths)
 
     def _lengths(self, padding: Any, truncation: Any, max_length: int | None, multiple: int | None) -> Lengths:
         lengths = batch.resolve(padding, truncation, max_length, multiple, self.model_max_length)
@@ -275,13 +293,14 @@ class Calls(SpecialTokens):
         length = batch.padded_length(sizes, lengths)
         if length is None:
             return columns
-        fill: dict[str, Any] = {
-            "input_ids": self.pad_token_id,
-            "attention_mask": 0,
-            "token_type_ids": self.pad_token_type_id,
-        }
-        fill |= {"special_tokens_mask": 1, "offset_mapping": (0, 0)}
-        return batch.pad_rows(columns, fill, length, self.padding_side)
+        return batch.pad_rows(columns, self._fillings(), length, self.padding_side)
+
+    def _fillings(self) -> dict[str, Any]:
+        """Return what the rows of each entry are filled with."""
+        fill: dict[str, Any] = {"input_ids": self.pad_token_id, "attention_mask": 0}
+        return fill | {
+            "token_type_ids": self.pad_token_type_id, "special_tokens_mask": 1, "offset_mapping": (0, 0)
+        }  # fmt: skip
 
     # --- finished rows ----------------------------------------------------------------------------------------------
 
@@ -333,6 +352,8 @@ class Calls(SpecialTokens):
     ) -> tuple[list[int], list[int] | None, list[int]]:
         """Return a text and its pair without some tokens, and the removed ones with `stride` more beside them."""
         strategy = batch.resolve(False, truncation_strategy, None, None, self.model_max_length).truncation
-        return batch.truncate_pair(ids, pair_ids, num_tokens_to_remove, strategy, self.truncation_side, stride)
+        cut: tuple[list[int], list[int] | None, list[int]]
+        cut = self._truncate(ids, pair_ids, num_tokens_to_remove, strategy, stride)
+        return cut
 
     truncate = truncate_sequences

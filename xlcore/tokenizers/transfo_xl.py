@@ -21,8 +21,9 @@ from xlcore.tokenizers import batch
 from xlcore.tokenizers.added import AddedToken
 from xlcore.tokenizers.base import Tokenizer
 from xlcore.tokenizers.calls import Span
+from xlcore.tokenizers.punctuation import PunctuationNormalizer
 from xlcore.tokenizers.transfo_xl_files import UNKNOWN, Vocabulary, repaired
-from xlcore.tokenizers.words import MosesDetokenizer, MosesTokenizer, PunctuationNormalizer, align, join_numbers, lower
+from xlcore.tokenizers.words import MosesDetokenizer, MosesTokenizer, align, join_numbers, lower
 
 
 class TransfoXLTokenizer(Tokenizer):

@@ -1,8 +1,8 @@
-"""Words by the rules of the Moses decoder: normalise punctuation, split, join again, find a word in its text.
+"""Words by the rules of the Moses decoder: split, join again, find a word in its text.
 
-The rules are those of sacremoses 0.2.0 (a port of Moses' `tokenizer.perl`, `detokenizer.perl` and
-`normalize-punctuation.perl`), with its character classes, and give the same words for every text but one: a text that
-itself holds sacremoses' internal mark `DOTDOTMULTI` keeps it.
+The rules are those of sacremoses 0.2.0 (a port of Moses' `tokenizer.perl` and `detokenizer.perl`), with its character
+classes, and give the same words for every text but one: a text that itself holds sacremoses' internal mark
+`DOTDOTMULTI` keeps it.
 
 Almost every rule looks no further than one character to each side, so the words between two spaces are the same
 wherever they stand. They are worked out once for each such chunk and kept; what does look further is handled where
@@ -35,9 +35,9 @@ _ASCII_WORD = frozenset("0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRS
 
 
 @cache
-def _regex(pattern: str) -> re.Pattern[str]:
-    """Compile a pattern in which {alnum}, {alpha} and {number} are the insides of classes."""
-    classes = {"alnum": _ALNUM, "alpha": _ALPHA, "number": perl.NUMBER}
+def _regex(pattern: str, letters: str = "") -> re.Pattern[str]:
+    """Compile a pattern in which {alnum} (with some letters more), {alpha} and {number} are the insides of classes."""
+    classes = {"alnum": f"{_ALNUM} {letters}", "alpha": _ALPHA, "number": perl.NUMBER}
     for name, ranges in classes.items():
         if f"{{{name}}}" in pattern:
             pattern = pattern.replace(f"{{{name}}}", perl.regex_class(ranges))
@@ -68,78 +68,6 @@ def split_numbers(words: Iterable[str]) -> list[str]:
 def join_numbers(text: str) -> str:
     """Join what `split_numbers` split."""
     return text.replace(" @,@ ", ",").replace(" @.@ ", ".")
-
-
-# --- normalising ----------------------------------------------------------------------------------------------------
-
-_CLOSED = re.compile(r"\) (?=[.!:?;,])")
-_PERCENT = re.compile(r"(?<=\d) %")
-_BETWEEN_LETTERS = [re.compile("([a-zA-Z])‘([a-zA-Z])"), re.compile("([a-zA-Z])’([a-zA-Z])")]
-_PSEUDO_SPACES = [(":", ":"), ("ºC", " ºC"), ("cm", " cm"), ("?", "?"), ("!", "!"), (";", ";")]
-
-
-def _squeeze(text: str) -> str:
-    return _RUN.sub(" ", text) if "  " in text else text
-
-
-class PunctuationNormalizer:
-    """Bring quotes, dashes and the spaces around punctuation to one form (Moses, `normalize-punctuation.perl`)."""
-
-    def __init__(self, language: str = "en"):
-        self.language = language
-
-    def __call__(self, text: str) -> str:
-        """Return the text with its punctuation normalised and the spaces around it removed."""
-        text = self._brackets(text.replace("\r", ""))
-        text = text.replace("`", "'").replace("''", ' " ')
-        if not text.isascii():
-            text = self._unicode(text)
-        text = _squeeze(text)
-        if not text.isascii():
-            text = self._no_break_spaces(text)
-        if '"' in text:
-            text = self._quote_and_comma(text)
-        return text.strip()
-
-    def _brackets(self, text: str) -> str:
-        if "(" in text or ")" in text:
-            text = _squeeze(text.replace("(", " (").replace(")", ") "))
-            text = _CLOSED.sub(")", text)
-            text = text.replace("( ", "(").replace(" )", ")")
-        text = _squeeze(text)
-        if " %" in text:
-            text = _PERCENT.sub("%", text)
-        return text.replace(" :", ":").replace(" ;", ";")
-
-    def _unicode(self, text: str) -> str:
-        text = text.replace("„", '"').replace("“", '"').replace("”", '"').replace("–", "-").replace("—", " - ")
-        text = _squeeze(text).replace("´", "'")
-        for pattern in _BETWEEN_LETTERS:
-            text = pattern.sub(r"\1'\2", text)
-        text = text.replace("‘", "'").replace("‚", "'").replace("’", "'")
-        return text.replace("''", '"').replace("…", "...")
-
-    def _no_break_spaces(self, text: str) -> str:
-        nbsp = "\u00a0"
-        for quote in "«»":
-            text = text.replace(f"{nbsp}{quote}{nbsp}", '"')
-            text = text.replace(f"{quote}{nbsp}" if quote == "«" else f"{nbsp}{quote}", '"').replace(quote, '"')
-        if nbsp not in text:
-            return text
-        text = text.replace(f"{nbsp}%", "%").replace(f"nº{nbsp}", "nº ")
-        for after, instead in _PSEUDO_SPACES:
-            text = text.replace(nbsp + after, instead)
-        text = _squeeze(text.replace(f",{nbsp}", ", "))
-        sign = "," if self.language in ("de", "es", "cz", "cs", "fr") else "."
-        # the quote rule comes before this one in the original, but they touch different characters
-        return re.sub("(\\d)\u00a0(\\d)", rf"\g<1>{sign}\g<2>", text)
-
-    def _quote_and_comma(self, text: str) -> str:
-        if self.language == "en":
-            return re.sub(r'"([,.]+)', r'\1"', text)
-        if self.language in ("de", "es", "fr"):
-            return re.sub(r'(\.+)"(\s*[^<])', r'"\1\2', text.replace(',"', '",'))
-        return text
 
 
 # --- splitting ------------------------------------------------------------------------------------------------------
@@ -180,7 +108,8 @@ class MosesTokenizer:
     hyphens: split "well-known" into "well", "@-@", "known".
     numbers: split "5,000" into "5", "@,@", "000" (`split_numbers`).
     protected: regular expressions, matched in any case, whose matches are never split.
-    prefixes: words whose final dot stays attached, for a language whose list is not kept here.
+    prefixes: words whose final dot stays attached, for a language whose list is not kept here; numeric_prefixes: those
+    of them that keep it before a number only. letters: ranges of characters that are letters, too.
     """
 
     def __init__(
@@ -191,16 +120,18 @@ class MosesTokenizer:
         numbers: bool = False,
         protected: Sequence[str] = (),
         prefixes: Iterable[str] | None = None,
+        numeric_prefixes: Iterable[str] = (),
+        letters: str = "",
     ):
         if prefixes is None and language in perl.OTHER_LANGUAGES.split():
             raise TokenizerError(
                 f"MosesTokenizer: language must be one whose abbreviations are known, got {language!r}; pass prefixes="
             )
-        self.hyphens, self.numbers = hyphens, numbers
+        self.hyphens, self.numbers, self.letters = hyphens, numbers, letters
         self.apostrophes = _APOSTROPHES.get({"it": "fr"}.get(language, language), [("'", " ' ", 0, 1)])
         known = perl.NONBREAKING_PREFIXES["en"].split() if prefixes is None else prefixes
         self.prefixes = frozenset(known)
-        self.numeric_prefixes = frozenset(perl.NUMERIC_PREFIXES["en"].split() if prefixes is None else ())
+        self.numeric_prefixes = frozenset(perl.NUMERIC_PREFIXES["en"].split() if prefixes is None else numeric_prefixes)
         self.protected = protected
         self._plain: dict[str, list[str]] = {}
         self._dotted: dict[tuple[str, str], list[str]] = {}
@@ -277,7 +208,7 @@ class MosesTokenizer:
 
     def _words(self, text: str, following: str, at_end: bool = False) -> list[str]:
         """Apply the rules to a text. `following` is the first character after it; `at_end`: it ends the whole text."""
-        text = _regex(_PAD).sub(lambda sign: f" {sign[0]} ", text)
+        text = _regex(_PAD, self.letters).sub(lambda sign: f" {sign[0]} ", text)
         if self.hyphens and "-" in text:
             text = _regex(_HYPHEN).sub(" @-@ ", text)
         if ".." in text:  # U+0000 cannot be in the text any more
@@ -302,7 +233,7 @@ class MosesTokenizer:
         return split
 
     def _keeps_dot(self, word: str, after: str) -> bool:
-        if "." in word and not _set(_ALPHA).isdisjoint(word):
+        if "." in word and not _set(f"{_ALPHA} {self.letters}").isdisjoint(word):
             return True
         if (word in self.prefixes and word not in self.numeric_prefixes) or after in _set(perl.LOWER):
             return True
@@ -355,7 +286,7 @@ class MosesDetokenizer:
         if "&" in text:
             for entity, sign in _ENTITIES.items():
                 text = text.replace(entity, sign)
-        return _squeeze("".join(self._parts(text.split()))).strip()
+        return _RUN.sub(" ", "".join(self._parts(text.split()))).strip()
 
     def _parts(self, words: list[str]) -> list[str]:
         """Return the words with the space, or none, before each."""
