@@ -27,8 +27,12 @@ from typing import Any
 
 from sides import PEER_PYTHON, RESULTS, ROOT, Side, answer, requests
 
-FAMILIES = {"transfo_xl": "TransfoXLTokenizer", "xlnet": "XLNetTokenizer", "xlm_roberta": "XLMRobertaTokenizer"}
-VOCABULARY = {"transfo_xl": 267_735, "xlnet": 32_000, "xlm_roberta": 250_000}
+FAMILIES = {
+    "transfo_xl": "TransfoXLTokenizer", "xlnet": "XLNetTokenizer", "xlm": "XLMTokenizer",
+    "xlm_roberta": "XLMRobertaTokenizer",
+}  # fmt: skip
+VOCABULARY = {"transfo_xl": 267_735, "xlnet": 32_000, "xlm": 64_139, "xlm_roberta": 250_000}
+BY_WORDS = ("transfo_xl", "xlm")  # the families of which there are slow tokenizers only
 LEARNT = 8_000  # pieces that the text is enough for
 BATCH = {"padding": True, "truncation": True, "max_length": 128}
 
@@ -50,7 +54,7 @@ def make_tokenizer(side: str, family: str, folder: str, fast: bool) -> Any:
         import xlcore as library
     else:
         import transformers as library
-    name = FAMILIES[family] + ("Fast" if fast and side == "ours" else "")
+    name = FAMILIES[family] + ("Fast" if fast and side == "ours" and family not in BY_WORDS else "")
     if family == "transfo_xl":
         return library.TransfoXLTokenizer(vocab_file=str(Path(folder) / "vocab.txt"))
     return getattr(library, name).from_pretrained(folder)
@@ -95,7 +99,7 @@ def run(tokenizer: Any, texts: list[str], request: dict[str, Any]) -> Any:
         return tokenizer(texts, **BATCH)["input_ids"]
     if call == "offsets":
         return tokenizer(texts, return_offsets_mapping=True)["input_ids"]
-    return [tokenizer.decode(ids, skip_special_tokens=True) for ids in request["ids"]]
+    return [tokenizer.decode(ids, skip_special_tokens=True, **request["options"]) for ids in request["ids"]]
 
 
 # --- a family ---------------------------------------------------------------------------------------------------------
@@ -111,10 +115,36 @@ def make_folder(family: str, texts: list[str], folder: str) -> None:
         with open(Path(folder) / "vocab.txt", "a", encoding="utf-8") as file:
             file.writelines(f"filler{number}\n" for number in range(VOCABULARY[family] - maker.vocab_size))
         return
+    if family == "xlm":
+        make_pairs(texts, Path(folder))
+        return
     kind = xlcore.XLNetTokenizerFast if family == "xlnet" else xlcore.XLMRobertaTokenizerFast
     file = Path(folder) / kind.model_file
     file.write_bytes(learnt_model(family, texts))
     kind(file).save_pretrained(folder)
+
+
+def make_pairs(texts: list[str], folder: Path) -> None:
+    """Write byte pairs learnt from the text's words, for a tokenizer that lower-cases first, as 4.34 does."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+    from xlcore.tokenizers.punctuation import PunctuationNormalizer
+    from xlcore.tokenizers.words import MosesTokenizer
+    from xlcore.tokenizers.xlm_files import RESERVED
+
+    learner = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
+    learner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    trainer = trainers.BpeTrainer(vocab_size=LEARNT, end_of_word_suffix="</w>", show_progress=False)
+    moses, normalize = MosesTokenizer(), PunctuationNormalizer()
+    learner.train_from_iterator((" ".join(moses(normalize(text.lower()))) for text in texts), trainer)
+    learner.model.save(str(folder))
+    pieces = list(json.loads((folder / "vocab.json").read_text(encoding="utf-8")))
+    symbols = [*RESERVED, *(piece for piece in pieces if piece not in RESERVED)]
+    symbols += [f"filler{number}</w>" for number in range(VOCABULARY["xlm"] - len(symbols))]
+    (folder / "vocab.json").write_text(json.dumps({symbol: n for n, symbol in enumerate(symbols)}), encoding="utf-8")
+    merges = (folder / "merges.txt").read_text(encoding="utf-8").split("\n", 1)[1]  # behind the version
+    (folder / "merges.txt").write_text(merges, encoding="utf-8")
+    (folder / "tokenizer_config.json").write_text(json.dumps({"lowercase_first": True}))
 
 
 def learnt_model(family: str, texts: list[str]) -> bytes:
@@ -185,7 +215,7 @@ def run_family(family: str, pythons: dict[str, str], rounds: int) -> dict[str, A
     with tempfile.TemporaryDirectory() as folder:
         make_folder(family, texts, folder)
         known = {"family": family, "folder": folder, "texts": texts}
-        wanted = ["ours", "4.34"] if family == "transfo_xl" else list(pythons)
+        wanted = ["ours", "4.34"] if family in BY_WORDS else list(pythons)
         sides = {
             name: Side([pythons[name], str(Path(__file__).resolve()), "--worker", name], **known) for name in wanted
         }
@@ -205,17 +235,19 @@ def measured(family: str, sides: dict[str, Side], texts: list[str], rounds: int)
     ids = sides["ours"].ask(call="encode")["out"]
     rows = []
     calls = [("encode, first time", {"call": "encode", "fresh": True}), ("encode, again", {"call": "encode"})]
-    if family != "transfo_xl":
+    if family not in BY_WORDS:
         calls = [("encode", {"call": "encode"}), ("a batch, cut and filled", {"call": "batch"})]
     for what, request in calls:
         rows.append(summary(what, measure(sides, rounds, **request), size, "MB/s"))
-    if family == "transfo_xl":
+    if family in BY_WORDS:
         few = [row[:10] for row in ids[:4]]  # the peer copies its vocabulary for each id
-        rows.append(summary("decode", measure(sides, rounds, call="decode", ids=few), sum(map(len, few)), "ids/s"))
+        options = {"clean_up_tokenization_spaces": False} if family == "xlm" else {}  # 4.34 tidies, 5 and ours do not
+        seconds = measure(sides, rounds, call="decode", ids=few, options=options)
+        rows.append(summary("decode", seconds, sum(map(len, few)), "ids/s"))
         return rows
     rust = {name: side for name, side in sides.items() if name != "4.34"}  # the slow one knows no offsets
     rows.append(summary("offsets (Fast)", measure(rust, rounds, call="offsets"), size, "MB/s"))
-    seconds = measure(sides, min(rounds, 3), call="decode", ids=ids)
+    seconds = measure(sides, min(rounds, 3), call="decode", ids=ids, options={})
     return [*rows, summary("decode", seconds, sum(map(len, ids)) / 1e6, "million ids/s")]
 
 
