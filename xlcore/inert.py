@@ -164,25 +164,93 @@ class Name(Inert):
 
     def numpy(self) -> np.dtype[Any]:
         """Return the dtype that it stands for."""
-        if self.code != "bfloat16":
+        if "float" not in self.code:
             return np.dtype("<" + self.code)
         try:
             import ml_dtypes
         except ImportError as error:
             raise FormatError(
-                "pickle: bfloat16 tensors must have ml_dtypes, got none; pip install ml_dtypes"
+                f"pickle: {self.code} tensors must have ml_dtypes, got none; pip install ml_dtypes"
             ) from error
-        found: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+        found: np.dtype[Any] = np.dtype(getattr(ml_dtypes, self.code))
         return found
 
 
 class Storage(Inert):
-    """A one-dimensional array of numbers, as the tensors of the file see it."""
+    """Numbers of one type in a row, as the tensors of the file see them."""
 
     __slots__ = ("data",)
 
     def __init__(self, data: np.ndarray[Any, Any]) -> None:
         self.data = data
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The type of a number."""
+        found: np.dtype[Any] = self.data.dtype
+        return found
+
+    @property
+    def count(self) -> int:
+        """How many numbers there are."""
+        return len(self.data)
+
+    def viewed(self, dtype: np.dtype[Any]) -> "Storage":
+        """Return the same bytes as numbers of another type."""
+        return Storage(self.data.view(dtype))
+
+    def tensor(self, shape: tuple[int, ...], strides: tuple[int, ...], first: int) -> object:
+        """Return a tensor on these numbers, its strides in bytes, whose first number is `first`."""
+        return np.lib.stride_tricks.as_strided(self.data[first:], shape, strides)
+
+
+class Stored(Inert):
+    """A tensor that stays in its file, and where it lies there.
+
+    Attributes:
+        key: the storage that it stands on, by its name in the file.
+        start: the byte of the file at which its first number lies.
+        strides: in bytes.
+        big: whether its numbers are big-endian.
+    """
+
+    __slots__ = ("big", "dtype", "key", "shape", "start", "strides")
+
+    def __init__(
+        self, key: str, start: int, shape: tuple[int, ...], strides: tuple[int, ...], dtype: np.dtype[Any], big: bool
+    ) -> None:
+        self.key, self.start, self.shape, self.strides, self.dtype, self.big = key, start, shape, strides, dtype, big
+
+    def __repr__(self) -> str:
+        return f"<Stored {self.dtype} {list(self.shape)}>"
+
+
+class Extent(Storage):
+    """A storage that stays in its file."""
+
+    __slots__ = ("_count", "_dtype", "big", "key", "start")
+
+    def __init__(self, key: str, start: int, dtype: np.dtype[Any], count: int, big: bool) -> None:
+        self.key, self.start, self.big = key, start, big
+        self._dtype, self._count = dtype, count
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The type of a number."""
+        return self._dtype
+
+    @property
+    def count(self) -> int:
+        """How many numbers there are."""
+        return self._count
+
+    def viewed(self, dtype: np.dtype[Any]) -> "Extent":
+        """Return the same bytes as numbers of another type."""
+        return Extent(self.key, self.start, dtype, self.count * self.dtype.itemsize // dtype.itemsize, self.big)
+
+    def tensor(self, shape: tuple[int, ...], strides: tuple[int, ...], first: int) -> Stored:
+        """Return where a tensor on these numbers lies."""
+        return Stored(self.key, self.start + first * self.dtype.itemsize, shape, strides, self.dtype, self.big)
 
 
 def _raw(value: object, length: int | None = None) -> bytes:
@@ -238,27 +306,27 @@ def _scalar(dtype: object, raw: object = b"") -> int | float:
     return number
 
 
-def _tensor(storage: object, offset: object, size: object, stride: object, *_: object) -> np.ndarray[Any, Any]:
-    """Return the view of a storage that `torch._utils._rebuild_tensor` describes, checked to lie inside it."""
+def _tensor(storage: object, offset: object, size: object, stride: object, *_: object) -> object:
+    """Return the tensor on a storage that `torch._utils._rebuild_tensor` describes, checked to lie inside it."""
     if not isinstance(storage, Storage):
         raise FormatError(f"pickle: a tensor must stand on a storage, got {type(storage).__name__}")
     shape, strides, first = _shape(size), _shape(stride), size_of(offset)
     if len(shape) != len(strides):
         raise FormatError(f"pickle: a tensor must have a stride for each axis, got {shape} and {strides}")
+    numel, width = storage.count, storage.dtype.itemsize
     if 0 in shape:
-        return np.empty(shape, storage.data.dtype)
-    numel, last = len(storage.data), first + sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
+        return storage.tensor(shape, (0,) * len(shape), 0)
+    last = first + sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
     if last >= numel or math.prod(shape) > max(numel, _MAX_EXPANDED):
         raise FormatError(f"pickle: a tensor must lie in its storage of {numel} numbers, got shape {shape} at {first}")
-    width = storage.data.dtype.itemsize
-    return np.lib.stride_tricks.as_strided(storage.data[first:], shape, [s * width for s in strides])
+    return storage.tensor(shape, tuple(s * width for s in strides), first)
 
 
-def _tensor_v3(storage: object, offset: object, size: object, stride: object, *more: object) -> np.ndarray[Any, Any]:
+def _tensor_v3(storage: object, offset: object, size: object, stride: object, *more: object) -> object:
     dtype = more[2] if len(more) > 2 else None
     if not isinstance(storage, Storage) or not isinstance(dtype, Name):
         raise FormatError("pickle: a tensor must have a storage and a type, got another")
-    return _tensor(Storage(storage.data.view(dtype.numpy())), offset, size, stride)
+    return _tensor(storage.viewed(dtype.numpy()), offset, size, stride)
 
 
 def _parameter(data: object, *_: object) -> object:
@@ -268,8 +336,9 @@ def _parameter(data: object, *_: object) -> object:
 _STORAGES = {"Double": "f8", "Float": "f4", "Half": "f2", "BFloat16": "bfloat16", "Long": "i8", "Int": "i4"} | {
     "Short": "i2", "Char": "i1", "Byte": "u1", "Bool": "?", "Untyped": "u1",
 }  # fmt: skip
-_TYPES = {"float64": "f8", "float32": "f4", "float16": "f2", "bfloat16": "bfloat16", "int64": "i8", "int32": "i4"} | {
-    "int16": "i2", "int8": "i1", "uint8": "u1", "bool": "?",
+_TYPES = {"float64": "f8", "float32": "f4", "float16": "f2", "int64": "i8", "int32": "i4", "int16": "i2"} | {
+    "int8": "i1", "uint64": "u8", "uint32": "u4", "uint16": "u2", "uint8": "u1", "bool": "?",
+    **{name: name for name in ("bfloat16", "float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz")},
 }  # fmt: skip
 ARRAY_TYPE = Name("ndarray")
 #: (module, name) as the file has them -> what stands there instead.

@@ -22,9 +22,9 @@ from typing import Any, NoReturn, cast
 import numpy as np
 
 from xlcore.errors import FormatError
-from xlcore.inert import ARRAY_TYPE, KNOWN, Name, Placeholder, Sealed, Storage, size_of
+from xlcore.inert import ARRAY_TYPE, KNOWN, Extent, Name, Placeholder, Sealed, Storage, Stored, size_of
 
-__all__ = ["Placeholder", "load"]
+__all__ = ["Placeholder", "Stored", "load"]
 
 Data = bytes | mmap.mmap
 
@@ -32,6 +32,7 @@ _MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
 #: Hashing a tuple descends into it without a check of depth, so their number is bounded (genuine files: < 10,000).
 _MAX_TUPLES = 50_000
+_MAX_DIRECTORY = 1 << 26  # bytes of a zip's list of what it holds
 
 _FIXED, _LENGTH, _TUPLE, _STOP, _NAME, _LONG_PUT, _PROTO, _FRAME = range(8)
 #: kind -> {size of the opcode, or of the length that follows it: the opcodes}; all others are refused.
@@ -125,12 +126,16 @@ class _Unpickler(pickle.Unpickler):
             self._classes[key] = cast(type[Placeholder], Sealed("Placeholder", (Placeholder,), fields))
         return self._classes[key]
 
-    def persistent_load(self, pid: Any) -> Storage:
+    def persistent_load(self, pid: Any) -> Storage | Sealed:
         if self._storage is None:
             _bad(self._where, "a plain pickle must not refer to storages, got such a reference")
         parts = pid if isinstance(pid, tuple) else ()
+        if len(parts) == 4 and parts[0] == "module" and isinstance(parts[1], Sealed):
+            return parts[1]  # the class of a pickled module, which a stream names with its source beside it
         if len(parts) < 5 or parts[0] != "storage" or not isinstance(parts[1], Name) or parts[1] is ARRAY_TYPE:
-            _bad(self._where, "a reference must be ('storage', type, key, device, count), got another")
+            kind = parts[1] if len(parts) > 1 else None
+            told = f"type {kind.name}" if isinstance(kind, Sealed) and issubclass(kind, Placeholder) else "another"
+            _bad(self._where, f"a reference must be ('storage', type, key, device, count), got {told:.80}")
         if len(parts) > 5 and parts[5] is not None:
             _bad(self._where, "a storage must not be a view of another, got one (PyTorch 0.3 or older)")
         return self._storage(str(parts[2]), parts[1].numpy(), size_of(parts[4]))
@@ -139,8 +144,8 @@ class _Unpickler(pickle.Unpickler):
 class _File:
     """One file: its bytes, where they come from, and how it is to be read."""
 
-    def __init__(self, data: Data, where: str, strict: bool, encoding: str):
-        self.data, self.where, self.strict, self.encoding = data, where, strict, encoding
+    def __init__(self, data: Data, where: str, strict: bool, encoding: str, stored: bool = False):
+        self.data, self.where, self.strict, self.encoding, self.stored = data, where, strict, encoding, stored
         self.position = 0
 
     def pickle(self, storage: Callable[..., Storage] | None = None) -> Any:
@@ -150,12 +155,16 @@ class _File:
         self.position = end
         return _Unpickler(body, self.where, self.strict, self.encoding, storage).load()
 
-    def numbers(self, start: int, size: int, dtype: np.dtype[Any], count: int) -> Storage:
-        """Return `count` numbers that lie in the `size` bytes from `start`."""
+    def numbers(self, key: str, place: tuple[int, int], dtype: np.dtype[Any], count: int, big: bool = False) -> Storage:
+        """Return `count` numbers that lie at a place: from which byte, in how many bytes."""
+        start, size = place
         if count * dtype.itemsize > size or start + size > len(self.data):
             _bad(self.where, f"a storage must lie in the file, got a claim of {count} numbers of type {dtype}")
+        if self.stored:
+            return Extent(key, start, dtype, count, big)
         found: np.ndarray[Any, Any] = np.frombuffer(self.data, dtype, count, start) if count else np.empty(0, dtype)
-        return Storage(found if found.flags.aligned else found.copy())
+        found = found if found.flags.aligned else found.copy()
+        return Storage(found.byteswap() if big else found)
 
     def read(self) -> Any:
         """Read the file, whichever container it is."""
@@ -181,7 +190,7 @@ class _File:
             """Take note of a storage; its place is known only after the object has been read."""
             if claims.setdefault(key, (dtype, count)) != (dtype, count):
                 _bad(self.where, f"storage {key!r} must have one type and count, got two")
-            return self.numbers(0, len(self.data), dtype, count)
+            return self.numbers(key, (0, len(self.data)), dtype, count)
 
         found = self.pickle(claim)
         keys = self.pickle()
@@ -191,7 +200,7 @@ class _File:
             return found
         places = self._places([str(key) for key in keys], claims)
         self.position = start
-        return self.pickle(lambda key, dtype, count: self.numbers(*places[key], dtype, count))
+        return self.pickle(lambda key, dtype, count: self.numbers(key, places[key], dtype, count))
 
     def _places(self, keys: list[str], claims: dict[str, tuple[np.dtype[Any], int]]) -> dict[str, tuple[int, int]]:
         places: dict[str, tuple[int, int]] = {}
@@ -217,8 +226,7 @@ class _File:
         def storage(key: str, dtype: np.dtype[Any], count: int) -> Storage:
             if f"{folder}data/{key}" not in entries:
                 _bad(self.where, f"a torch zip must hold the storages of its tensors, got none called {key!r:.40}")
-            found = self.numbers(*entries[f"{folder}data/{key}"], dtype, count)
-            return Storage(found.data.byteswap()) if big else found
+            return self.numbers(key, entries[f"{folder}data/{key}"], dtype, count, big)
 
         inner = _File(self._entry(entries, pickles[0]), self.where, self.strict, self.encoding)
         return inner.pickle(storage)
@@ -267,6 +275,8 @@ class _Window(io.RawIOBase):
 
     def read(self, size: int | None = -1) -> bytes:
         end = len(self._data) if size is None or size < 0 else self._at + size
+        if min(end, len(self._data)) - self._at > _MAX_DIRECTORY:
+            raise FormatError(f"zip: the directory must have at most {_MAX_DIRECTORY} bytes, got a claim of more")
         found = self._data[self._at : end]
         self._at += len(found)
         return found
@@ -283,7 +293,9 @@ def _only_format_errors(where: str) -> Iterator[None]:
         raise FormatError(f"{where}: the file must be a whole pickle, got one that fails: {error}") from error
 
 
-def load(source: str | os.PathLike[str] | bytes, *, strict: bool = False, encoding: str = "utf-8") -> Any:
+def load(
+    source: str | os.PathLike[str] | bytes, *, strict: bool = False, encoding: str = "utf-8", stored: bool = False
+) -> Any:
     """Return what a pickle, a torch stream or a torch zip holds; nothing of it is run or imported.
 
     Dicts of all kinds come back as dict, arrays and tensors as numpy arrays (bfloat16 through ml_dtypes).
@@ -293,6 +305,7 @@ def load(source: str | os.PathLike[str] | bytes, *, strict: bool = False, encodi
             to them does not change it (those of `bytes` cannot be written to).
         strict: refuse a global that is not in the table, instead of putting a `Placeholder` in its place.
         encoding: how to read the strings of Python 2: "utf-8", "latin1", or "bytes" to leave them as they are.
+        stored: give for every torch tensor a `Stored`, which tells where in the file it lies, in place of an array.
 
     Raises:
         FormatError: for everything that is not as it should be.
@@ -300,9 +313,9 @@ def load(source: str | os.PathLike[str] | bytes, *, strict: bool = False, encodi
     """
     if isinstance(source, bytes):
         with _only_format_errors("pickle"):
-            return _File(source, "pickle", strict, encoding).read()
+            return _File(source, "pickle", strict, encoding, stored).read()
     where = os.fspath(source)
     with _only_format_errors(where), open(where, "rb") as file:
         empty = os.fstat(file.fileno()).st_size == 0
         data: Data = b"" if empty else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-        return _File(data, where, strict, encoding).read()
+        return _File(data, where, strict, encoding, stored).read()

@@ -5,13 +5,17 @@ and closes the files once the data is in place. One engine (`conversion.writing`
 one tensor at a time; because the places are known beforehand it can be stopped at any moment and go on later.
 """
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
+
+from conversion.reading import read_run
+from xlcore.errors import FormatError
 
 Tensor = np.ndarray[Any, Any]
 
@@ -27,7 +31,7 @@ class Entry:
     @property
     def nbytes(self) -> int:
         """The bytes of its data."""
-        return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
+        return math.prod(self.shape) * self.dtype.itemsize
 
 
 class Reader(ABC):
@@ -35,13 +39,27 @@ class Reader(ABC):
 
     Iterating yields names in the order of the file; `reader[name]` is its `Entry`.
 
+    Args:
+        path: a file, a folder, or what else tells of a checkpoint in the format.
+
     Attributes:
+        format: the name of the format, as in `conversion.formats.FORMATS`.
         files: every file that the tensors lie in, and indexes.
         extras: what else the file holds beside tensors, inert: arguments, dictionaries, a model's config.
+        shared: names of tensors that lie where another one lies: the second name -> the first. Both are names here.
+        aside: tensors that are not the model's and so no names here, such as an optimizer's: listed, never read.
+        notes: what a person should know of how the file was read.
     """
 
+    format: ClassVar[str] = ""
     files: tuple[Path, ...] = ()
     extras: Mapping[str, Any] = {}
+    shared: Mapping[str, str] = {}
+    aside: Mapping[str, Entry] = {}
+    notes: tuple[str, ...] = ()
+
+    @abstractmethod
+    def __init__(self, path: Path) -> None: ...
 
     @abstractmethod
     def __iter__(self) -> Iterator[str]: ...
@@ -75,17 +93,29 @@ class Writer(ABC):
         entries: what will be written, in order.
         max_bytes: the size beyond which a further file is begun, in formats that have shards; 0 for no limit.
         extras: what else the file is to hold, as a reader of the format gives it.
+        shared: further names for some of the entries, new name -> name of the entry, in formats that can say so.
+        name: the file to write, in place of the name that the format is known by; shards are called after it.
 
     Attributes:
-        places: for every tensor, where its bytes go.
+        places: for every entry, where its bytes go.
+        files: every file that `begin` makes, in the folder.
         sum: a running checksum that the format wants of each tensor's bytes, `sum(bytes, before) -> after`, or None.
     """
 
     places: Mapping[str, Place]
+    files: tuple[str, ...]
     sum: Callable[[Any, int], int] | None = None
 
     @abstractmethod
-    def __init__(self, entries: Sequence[Entry], *, max_bytes: int = 0, extras: Mapping[str, Any] | None = None): ...
+    def __init__(
+        self,
+        entries: Sequence[Entry],
+        *,
+        max_bytes: int = 0,
+        extras: Mapping[str, Any] | None = None,
+        shared: Mapping[str, str] | None = None,
+        name: str = "",
+    ) -> None: ...
 
     @abstractmethod
     def begin(self, folder: Path) -> None:
@@ -94,3 +124,51 @@ class Writer(ABC):
     @abstractmethod
     def end(self, folder: Path, sums: Mapping[str, int]) -> None:
         """Write what is known only after the data, given the checksum of each tensor; may be called twice."""
+
+
+def refuse_shared(where: str, shared: Mapping[str, str] | None) -> None:
+    """Raise FormatError if tensors are to share their bytes in a format in which each has its own."""
+    if shared:
+        first = next(iter(shared))
+        raise FormatError(
+            f"{where}: every tensor must have bytes of its own, got {first!r} shared; give it as an entry"
+        )
+
+
+# ------------------------------------------------------------------------------------------------- bytes of files
+
+
+def read_array(file: Path, offset: int, shape: Sequence[int], dtype: np.dtype[Any]) -> Tensor:
+    """Read an array that lies in a file in C order, into memory of its own.
+
+    The file is read, not mapped: a file that is cut off meanwhile is an error then, and no crash.
+
+    Raises:
+        FormatError: if the file is gone, cannot be read, or ends before the array does.
+    """
+    count = math.prod(shape) * dtype.itemsize
+    try:
+        with file.open("rb", buffering=0) as stream:
+            found = read_run(stream.fileno(), file, offset, count)
+    except FileNotFoundError as error:
+        raise FormatError(f"{file}: must be there, got no such file") from error
+    except OSError as error:
+        raise FormatError(f"{file}: must be readable, got {error.strerror or error}") from error
+    if len(found) < count:
+        raise FormatError(f"{file}: must hold all its tensors, got {count - len(found)} bytes too few; is it cut off?")
+    array: Tensor = found.view(dtype).reshape(shape)
+    return array
+
+
+def lay(file: Path, size: int, pieces: Iterable[tuple[int, bytes]]) -> None:
+    """Make a file of a size that holds pieces of bytes at offsets, and nothing but zeros elsewhere."""
+    with file.open("wb") as stream:
+        put(stream, pieces)
+        stream.truncate(size)
+
+
+def put(stream: BinaryIO, pieces: Iterable[tuple[int, bytes]]) -> None:
+    """Write pieces of bytes at their offsets."""
+    for offset, piece in pieces:
+        stream.seek(offset)
+        stream.write(piece)

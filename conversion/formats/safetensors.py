@@ -2,21 +2,23 @@
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from xlcore.config import read_json_object
-from xlcore.errors import ConfigError, FormatError
+from conversion.formats import base
+from conversion.formats.base import Entry, Place, Tensor, lay, read_array, refuse_shared
+from conversion.formats.sharding import SUFFIX, find, index_text, read_index, shard_names, shards
+from xlcore.errors import FormatError
+
+__all__ = ["DTYPES", "INDEX", "OURS", "WEIGHTS", "Entry", "Reader", "Writer", "shards", "write"]
 
 WEIGHTS = "model.safetensors"
-INDEX = "model.safetensors.index.json"
+INDEX = WEIGHTS + SUFFIX
 OURS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?")
 
 DTYPES: dict[str, np.dtype[Any]] = {
@@ -24,122 +26,158 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "F32": np.dtype("float32"),
     "F16": np.dtype("float16"),
     "BF16": np.dtype(ml_dtypes.bfloat16),
+    "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
+    "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2),
     "I64": np.dtype("int64"),
     "I32": np.dtype("int32"),
     "I16": np.dtype("int16"),
     "I8": np.dtype("int8"),
+    "U64": np.dtype("uint64"),
+    "U32": np.dtype("uint32"),
+    "U16": np.dtype("uint16"),
     "U8": np.dtype("uint8"),
     "BOOL": np.dtype("bool"),
 }
 CODES = {dtype: code for code, dtype in DTYPES.items()}
 
 
-@dataclass(frozen=True)
-class Entry:
-    """One tensor of a file: its name, shape and dtype."""
+class Reader(base.Reader):
+    """All tensors of a safetensors file or of shards; nothing is read until it is asked for.
 
-    name: str
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
+    `extras` holds the metadata of the header: texts by name.
 
-    @property
-    def nbytes(self) -> int:
-        """The bytes of its data."""
-        return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
-
-
-class Reader:
-    """All tensors of a folder's safetensors file or shards; nothing is read until it is asked for.
+    Args:
+        path: a file, an index, or a folder with `model.safetensors`, its index, or one file or index of another name.
 
     Raises:
         FormatError: for a missing shard, a damaged file, an index that names what is not there, or a dtype that
             numpy cannot hold.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._files: dict[str, Path] = {}
+    format = "safetensors"
+
+    def __init__(self, path: Path) -> None:
+        self._places: dict[str, tuple[Path, int]] = {}
         self._entries: dict[str, Entry] = {}
-        for file, names in _listed(folder):
-            with _opened(file) as opened:
-                for name in names or opened.keys():
-                    self._entries[name] = _entry(file, opened, name)
-                    self._files[name] = file
+        found, is_index = find(Path(path), WEIGHTS, [".safetensors"])
+        listed = dict(read_index(found)) if is_index else {found: []}
+        self.files = (*([found] if is_index else []), *listed)
+        self.extras = {}
+        for file, names in listed.items():
+            header, start = _header(file)
+            self.extras |= header.pop("__metadata__", {})
+            if lacking := [name for name in names if name not in header]:
+                raise FormatError(f"{file}: must hold {lacking[0]!r}, as its index says, got a file without it")
+            for name in header:
+                self._add(file, name, header[name], start)
+
+    def _add(self, file: Path, name: str, told: Mapping[str, Any], start: int) -> None:
+        if name in self._entries:
+            raise FormatError(f"{file}: {name!r} must lie in one file, got it in {self._places[name][0].name}, too")
+        if told["dtype"] not in DTYPES:
+            raise FormatError(f"{file}: {name!r} must have a dtype among {', '.join(DTYPES)}, got {told['dtype']}")
+        self._entries[name] = Entry(name, tuple(told["shape"]), DTYPES[told["dtype"]])
+        self._places[name] = file, start + told["data_offsets"][0]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._entries)
 
-    def __contains__(self, name: str) -> bool:
+    def __contains__(self, name: object) -> bool:
         return name in self._entries
+
+    def __len__(self) -> int:
+        return len(self._entries)
 
     def __getitem__(self, name: str) -> Entry:
         return self._entries[name]
 
-    def read(self, name: str) -> "np.ndarray[Any, Any]":
+    def read(self, name: str) -> Tensor:
         """Read one tensor."""
-        file = self._files[name]
-        with _opened(file) as opened:
-            array: np.ndarray[Any, Any] = opened.get_tensor(name)
-        return array
+        entry = self._entries[name]
+        return read_array(*self._places[name], entry.shape, entry.dtype)
 
 
-def _listed(folder: Path) -> Iterator[tuple[Path, list[str]]]:
-    """Yield each file of a folder with the names that its index gives it; no names without an index."""
-    if (folder / WEIGHTS).is_file():
-        yield folder / WEIGHTS, []
-        return
-    if not (folder / INDEX).is_file():
-        raise FormatError(f"{folder}: must hold {WEIGHTS} or {INDEX}, got {_seen(folder)}")
+def _header(file: Path) -> tuple[dict[str, Any], int]:
+    """Return the header of a file and where its data starts; the library of the format has checked it before."""
     try:
-        weight_map = read_json_object(folder / INDEX).get("weight_map")
-    except ConfigError as error:
-        raise FormatError(str(error)) from error
-    if not isinstance(weight_map, dict) or not all(isinstance(file, str) for file in weight_map.values()):
-        raise FormatError(f"{folder / INDEX}: weight_map must map tensors to files, got {type(weight_map).__name__}")
-    for file in sorted(set(weight_map.values())):
-        if Path(file).name != file:
-            raise FormatError(f"{folder / INDEX}: weight_map must name files of the same folder, got {file!r}")
-        yield folder / file, [name for name, where in weight_map.items() if where == file]
-
-
-def _seen(folder: Path) -> str:
-    if not folder.is_dir():
-        return "no such folder"
-    return ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "an empty folder"
-
-
-@contextmanager
-def _opened(file: Path) -> Iterator[Any]:
-    try:
-        with safe_open(file, framework="numpy") as opened:
-            yield opened
+        with safe_open(file, framework="numpy"):  # no two tensors overlap, and none leaves the file
+            pass
+        with file.open("rb") as stream:
+            size = int.from_bytes(stream.read(8), "little")
+            header: dict[str, Any] = json.loads(stream.read(size), object_pairs_hook=_once)
     except FileNotFoundError as error:
         raise FormatError(f"{file}: must be there, as its index says, got no such file") from error
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise FormatError(f"{file}: must be a whole safetensors file, got: {error}") from error
+    return header, 8 + size
 
 
-def _entry(file: Path, opened: Any, name: str) -> Entry:
-    view = opened.get_slice(name)
-    code = view.get_dtype()
-    if code not in DTYPES:
-        raise FormatError(f"{file}: {name!r} must have a dtype among {', '.join(DTYPES)}, got {code}")
-    return Entry(name, tuple(view.get_shape()), DTYPES[code])
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("header: every name must stand in it once, got one twice")
+    return found
 
 
 # ------------------------------------------------------------------------------------------------------- writing
 
 
-def shards(entries: Iterable[Entry], max_bytes: int) -> list[list[Entry]]:
-    """Deal tensors out to files of at most `max_bytes`, in order; a tensor larger than that has a file of its own."""
-    dealt: list[list[Entry]] = [[]]
-    room = max_bytes
-    for entry in entries:
-        if dealt[-1] and entry.nbytes > room:
-            dealt.append([])
-            room = max_bytes
-        dealt[-1].append(entry)
-        room -= entry.nbytes
-    return dealt
+class Writer(base.Writer):
+    """The plan of a safetensors file, or of shards with an index; see `base.Writer`.
+
+    `extras` become the header's metadata, which holds texts only.
+
+    Raises:
+        FormatError: for a dtype that the format has no code for, or extras that are no texts.
+    """
+
+    def __init__(
+        self,
+        entries: Sequence[Entry],
+        *,
+        max_bytes: int = 0,
+        extras: Mapping[str, Any] | None = None,
+        shared: Mapping[str, str] | None = None,
+        name: str = "",
+    ) -> None:
+        refuse_shared("safetensors", shared)
+        metadata = {"format": "pt", **(extras or {})}  # transformers refuses a file without a format
+        if wrong := [key for key, value in metadata.items() if not isinstance(value, str)]:
+            raise FormatError(f"safetensors: extras must be texts, got another value for {wrong[0]!r}")
+        dealt = shards(entries, max_bytes)
+        names = shard_names(name or WEIGHTS, len(dealt))
+        self.places: dict[str, Place] = {}
+        self._headers = {file: self._plan(file, shard, metadata) for file, shard in zip(names, dealt, strict=True)}
+        self._index = index_text(entries, {each: place.file for each, place in self.places.items()})
+        self._index_file = (name or WEIGHTS) + SUFFIX if len(names) > 1 else ""
+        self.files = (*names, *filter(None, [self._index_file]))
+
+    def _plan(self, file: str, shard: Sequence[Entry], metadata: Mapping[str, str]) -> tuple[bytes, int]:
+        """Plan one file: return its header and its size."""
+        header: dict[str, Any] = {"__metadata__": metadata}
+        end = 0
+        for entry in shard:
+            if entry.dtype not in CODES:
+                known = ", ".join(str(dtype) for dtype in CODES)
+                raise FormatError(f"safetensors: {entry.name!r} must have a dtype among {known}, got {entry.dtype}")
+            start, end = end, end + entry.nbytes
+            told = {"dtype": CODES[entry.dtype], "shape": list(entry.shape), "data_offsets": [start, end]}
+            header[entry.name] = told
+        text = json.dumps(header, separators=(",", ":")).encode()
+        text += b" " * (-len(text) % 8)  # data starts at a multiple of 8
+        first = 8 + len(text)
+        self.places |= {each.name: Place(file, first + header[each.name]["data_offsets"][0]) for each in shard}
+        return len(text).to_bytes(8, "little") + text, first + end
+
+    def begin(self, folder: Path) -> None:
+        """Make the files, with header and index."""
+        for file, (header, size) in self._headers.items():
+            lay(folder / file, size, [(0, header)])
+        if self._index_file:
+            (folder / self._index_file).write_text(self._index, encoding="utf-8")
+
+    def end(self, folder: Path, sums: Mapping[str, int]) -> None:
+        """Write nothing: all was known before."""
 
 
 def write(folder: Path, entries: list[Entry], read: Mapping[str, Any], max_bytes: int) -> None:
@@ -149,31 +187,13 @@ def write(folder: Path, entries: list[Entry], read: Mapping[str, Any], max_bytes
         entries: what will be written, in order.
         read: from a name to a function that returns the array; called once, when its turn comes.
     """
-    dealt = shards(entries, max_bytes)
-    weight_map: dict[str, str] = {}
-    for number, shard in enumerate(dealt, 1):
-        file = WEIGHTS if len(dealt) == 1 else f"model-{number:05d}-of-{len(dealt):05d}.safetensors"
-        weight_map |= {entry.name: file for entry in shard}
-        with (folder / file).open("wb") as stream:
-            _write_file(stream, shard, read)
-    if len(dealt) > 1:
-        total = sum(entry.nbytes for entry in entries)
-        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-        (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
-
-
-def _write_file(stream: BinaryIO, entries: list[Entry], read: Mapping[str, Any]) -> None:
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}  # transformers refuses a file without it
-    offset = 0
-    for entry in entries:
-        offsets = [offset, offset + entry.nbytes]
-        header[entry.name] = {"dtype": CODES[entry.dtype], "shape": list(entry.shape), "data_offsets": offsets}
-        offset = offsets[1]
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # data starts at a multiple of 8
-    stream.write(len(text).to_bytes(8, "little") + text)
+    plan = Writer(entries, max_bytes=max_bytes)
+    plan.begin(folder)
     for entry in entries:
         array = np.ascontiguousarray(read[entry.name](), dtype=entry.dtype)
         if array.shape != entry.shape:
             raise FormatError(f"safetensors: {entry.name!r} must have shape {entry.shape}, got {array.shape}")
-        stream.write(array.reshape(-1).view("uint8").data)
+        place = plan.places[entry.name]
+        with (folder / place.file).open("rb+") as stream:
+            stream.seek(place.offset)
+            stream.write(array.reshape(-1).view("uint8").data)

@@ -18,6 +18,7 @@ from conversion import checkpoint
 from conversion.checkpoint import Checkpoint, parse_size, read_config
 from conversion.formats.safetensors import INDEX, WEIGHTS
 from xlcore import FAMILIES, ConfigError, FormatError, TransfoXLConfig, WeightError
+from xlcore.maps import HF
 from xlcore.maps.keras import is_turned
 
 ROOT = Path(__file__).parents[2]
@@ -305,7 +306,7 @@ def test_config_keys_can_be_overridden_while_loading(folder, side):
 
 def with_duplicates(folder, config) -> None:
     """Write the second copy of every tied tensor, as `pytorch_model.bin` has them."""
-    weights = checkpoint.HF["transfo-xl"]
+    weights = HF["transfo-xl"]
 
     def change(tensors):
         for alias, first in FAMILY.ties_within(config, HEADS[LM]).items():

@@ -7,9 +7,12 @@ import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
+from filled import ARRAYS as KINDS
+from filled import BFLOAT16, assert_holds, entries_of, fill
+from fuzz import damaged, survive
 from safetensors import safe_open
 
-from conversion.formats.safetensors import DTYPES, INDEX, OURS, WEIGHTS, Entry, Reader, shards, write
+from conversion.formats.safetensors import DTYPES, INDEX, OURS, WEIGHTS, Entry, Reader, Writer, shards, write
 from xlcore import FormatError
 
 RNG = np.random.default_rng(0)
@@ -102,7 +105,7 @@ def test_arrays_are_asked_for_once_each_in_the_order_of_the_entries(tmp_path):
 # ---------------------------------------------------------------------------------------------------------- shards
 
 
-def entries_of(*sizes):
+def sized(*sizes):
     return [Entry(str(number), (size,), np.dtype("uint8")) for number, size in enumerate(sizes)]
 
 
@@ -118,7 +121,7 @@ def entries_of(*sizes):
     ],
 )
 def test_tensors_are_dealt_out_in_order(sizes, most, dealt):
-    assert [[entry.nbytes for entry in shard] for shard in shards(entries_of(*sizes), most)] == dealt
+    assert [[entry.nbytes for entry in shard] for shard in shards(sized(*sizes), most)] == dealt
 
 
 def test_shards_have_an_index_and_are_read_as_one(tmp_path):
@@ -204,9 +207,9 @@ def test_a_file_cut_off_anywhere_is_refused(tmp_path):
 
 
 def test_a_dtype_that_numpy_cannot_hold_is_refused_with_the_tensors_name(tmp_path):
-    header = {"x": {"dtype": "F8_E4M3", "shape": [8], "data_offsets": [0, 8]}}
+    header = {"x": {"dtype": "F8_E8M0", "shape": [8], "data_offsets": [0, 8]}}
     (tmp_path / WEIGHTS).write_bytes(raw_file(header, b"\0" * 8))
-    with pytest.raises(FormatError, match=r"'x' must have a dtype among F64, F32, F16, BF16, .*, got F8_E4M3$"):
+    with pytest.raises(FormatError, match=r"'x' must have a dtype among F64, F32, F16, BF16, .*, got F8_E8M0$"):
         Reader(tmp_path)
 
 
@@ -262,3 +265,117 @@ def test_reading_is_lazy_and_sees_a_file_that_vanishes(tmp_path):
     (tmp_path / WEIGHTS).unlink()
     with pytest.raises(FormatError, match=r"model\.safetensors: must be there"):
         reader.read("c")
+
+
+# ------------------------------------------------------------------------------------------------------ the interface
+
+
+def test_a_file_or_an_index_may_be_given_directly_or_have_another_name(tmp_path):
+    write_arrays(tmp_path, ARRAYS)
+    (tmp_path / WEIGHTS).rename(tmp_path / "other.safetensors")
+    for path in (tmp_path, tmp_path / "other.safetensors"):
+        assert_holds(Reader(path), ARRAYS)
+        assert Reader(path).files == (tmp_path / "other.safetensors",)
+    (tmp_path / "more.safetensors").write_bytes((tmp_path / "other.safetensors").read_bytes())
+    with pytest.raises(
+        FormatError, match=r"must hold one checkpoint, got more\.safetensors, other\.safetensors; give the"
+    ):
+        Reader(tmp_path)
+    fill(Writer(entries_of(ARRAYS), max_bytes=60, name="pytorch_model.safetensors"), tmp_path / "shards", ARRAYS)
+    for path in (tmp_path / "shards", tmp_path / "shards" / "pytorch_model.safetensors.index.json"):
+        assert_holds(Reader(path), ARRAYS)
+        assert [file.name for file in Reader(path).files] == ["pytorch_model.safetensors.index.json"] + [
+            f"pytorch_model-{number:05d}-of-00003.safetensors" for number in range(1, 4)
+        ]
+
+
+def test_a_plan_is_filled_from_any_end_and_is_the_same_each_time(tmp_path):
+    arrays = KINDS | BFLOAT16
+    for most in (0, 60):
+        one, other = (fill(Writer(entries_of(arrays), max_bytes=most), tmp_path / f"{most}{x}", arrays) for x in "ab")
+        assert one == other
+        assert_holds(Reader(tmp_path / f"{most}a"), arrays)
+
+
+def test_what_write_writes_is_what_the_plan_says(tmp_path):
+    for most in (60, 10**9):
+        planned = fill(Writer(entries_of(ARRAYS), max_bytes=most), tmp_path / f"plan{most}", ARRAYS)
+        folder = write_arrays(tmp_path / f"write{most}", ARRAYS, most)
+        assert planned == {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_metadata_comes_along(tmp_path):
+    fill(Writer(entries_of(KINDS), extras={"format": "tf", "more": "x"}), tmp_path, KINDS)
+    assert Reader(tmp_path).extras == {"format": "tf", "more": "x"}
+    with safe_open(tmp_path / WEIGHTS, "numpy") as opened:
+        assert opened.metadata() == {"format": "tf", "more": "x"}
+
+
+def test_what_cannot_be_written_is_refused():
+    with pytest.raises(FormatError, match=r"^safetensors: extras must be texts, got another value for 'a'$"):
+        Writer([], extras={"a": 1})
+    with pytest.raises(FormatError, match=r"^safetensors: 'x' must have a dtype among float64, .*, got complex128$"):
+        Writer([Entry("x", (1,), np.dtype("complex128"))])
+    with pytest.raises(
+        FormatError, match=r"^safetensors: every tensor must have bytes of its own, got 'b' shared; give it"
+    ):
+        Writer([], shared={"b": "a"})
+
+
+def test_a_name_that_stands_twice_is_refused(tmp_path):
+    one = b'"x": {"dtype": "U8", "shape": [1], "data_offsets": [%d, %d]}'
+    (tmp_path / WEIGHTS).write_bytes(raw_file(b"{" + one % (0, 1) + b"," + one % (1, 2) + b"}", b"ab"))
+    with pytest.raises(FormatError, match=r"must be a whole safetensors file, got: "):
+        Reader(tmp_path)
+    write_arrays(tmp_path / "two", ARRAYS, max_bytes=60)
+    first, second = sorted((tmp_path / "two").glob("*.safetensors"))[:2]
+    second.write_bytes(first.read_bytes())
+    (tmp_path / "two" / INDEX).write_text(json.dumps({"weight_map": {"a.weight": first.name, "c": second.name}}))
+    with pytest.raises(FormatError, match=rf"{second.name}: must hold 'c', as its index says, got a file without it$"):
+        Reader(tmp_path / "two")
+
+
+def test_a_name_in_two_shards_is_refused(tmp_path):
+    write_arrays(tmp_path, ARRAYS, max_bytes=60)
+    first, second = sorted(tmp_path.glob("*.safetensors"))[:2]
+    second.write_bytes(first.read_bytes())
+    (tmp_path / INDEX).write_text(json.dumps({"weight_map": {"a.weight": first.name, "a.bias": second.name}}))
+    with pytest.raises(
+        FormatError, match=rf"{second.name}: 'a\.weight' must lie in one file, got it in {first.name}, too$"
+    ):
+        Reader(tmp_path)
+
+
+def test_tensors_that_the_index_leaves_out_are_read_too(tmp_path):
+    write_arrays(tmp_path, ARRAYS, max_bytes=60)
+    names = sorted(path.name for path in tmp_path.glob("*.safetensors"))
+    held = [next(iter(Reader(tmp_path / name))) for name in names]
+    (tmp_path / INDEX).write_text(json.dumps({"weight_map": dict(zip(held, names, strict=True))}))
+    assert_holds(Reader(tmp_path), ARRAYS)
+
+
+def test_a_file_that_is_cut_off_later_is_told(tmp_path):
+    reader = Reader(write_arrays(tmp_path, ARRAYS))
+    content = (tmp_path / WEIGHTS).read_bytes()
+    (tmp_path / WEIGHTS).write_bytes(content[:-10])
+    with pytest.raises(FormatError, match=r"must hold all its tensors, got 10 bytes too few; is it cut off\?$"):
+        reader.read("c")
+    (tmp_path / WEIGHTS).unlink()
+    (tmp_path / WEIGHTS).mkdir()
+    with pytest.raises(FormatError, match=r"model\.safetensors: must be readable, got Is a directory$"):
+        reader.read("c")
+
+
+def test_sizes_are_counted_without_end():
+    assert Entry("x", (1 << 62, 1 << 62), np.dtype("float32")).nbytes == 1 << 126
+    assert Entry("x", (), np.dtype("float64")).nbytes == 8
+
+
+def test_damaged_files_raise_format_errors_only(tmp_path):
+    content = (write_arrays(tmp_path / "good", ARRAYS) / WEIGHTS).read_bytes()
+    paths = []
+    for number, each in enumerate(damaged(content, 300)):
+        paths.append(tmp_path / f"{number}.safetensors")
+        paths[-1].write_bytes(each)
+    told = survive("conversion.formats.safetensors:Reader", paths, tmp_path)
+    assert 10 < told.count("read") < 290
