@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from conversion.blocks import is_finite
 from conversion.formats.base import Reader, Tensor
 from xlcore.config import Config
 from xlcore.errors import WeightError
@@ -134,6 +135,8 @@ class Fit:
     def read(self, name: str, *, finite: bool = True) -> Tensor:
         """Read one parameter in canonical layout; what lies in one tensor with it can be read next without the file.
 
+        Under the second name of a tied parameter its own tensor is read.
+
         Raises:
             WeightError: if the tensor holds NaN or infinity, unless `finite` is off.
         """
@@ -142,7 +145,7 @@ class Fit:
             return (
                 np.eye(shape[0], dtype=self.dtype) if self.filled[name] == "identity" else np.zeros(shape, self.dtype)
             )
-        pieces = [self._piece(name, place, finite) for place in self.places[self.chosen[name][-1]]]
+        pieces = [self._piece(name, place, finite) for place in self.places[self.chosen.get(name, [name])[-1]]]
         return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
     @property
@@ -182,7 +185,7 @@ class Fit:
 
     def _whole(self, foreign: str, finite: bool) -> Tensor:
         array = self.reader.read(self.files[foreign])
-        if finite and array.dtype.kind not in "iub" and not all(np.isfinite(part).all() for part in _parts(array)):
+        if finite and not is_finite(array):
             raise WeightError(f"{self.path}: {self.files[foreign]!r} must be finite, got NaN or infinity in it")
         return array
 

@@ -25,32 +25,42 @@ def replaced(folder: Path, drop: Callable[[str], bool]) -> Iterator[Path]:
     folder = folder.resolve()
     if folder.exists() and not folder.is_dir():
         raise FormatError(f"{folder}: must be a folder, or not exist yet, got a file")
-    here, mounted = Path.cwd(), folder.is_mount()
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=f".{folder.name[:99]}.", dir=folder if mounted else folder.parent))
+        staging = Path(tempfile.mkdtemp(prefix=f".{folder.name[:99]}.", dir=beside(folder)))
     except OSError as error:
         raise FormatError(f"{folder}: must be writable, got {error.strerror or error}") from error
     try:
         yield staging
-        for file in staging.iterdir():
-            _flush(file)
-        if mounted:
-            _move_in(staging, folder, drop)
-        elif folder.exists():
-            staging.chmod(folder.stat().st_mode)
-            _bring_along(folder, staging, drop)
-            _exchange(folder, staging)
-        else:
-            staging.chmod(0o777 & ~_umask())
-            staging.rename(folder)
-        if here.is_relative_to(folder):
-            os.chdir(here)
-        _flush(folder.parent)
+        put_in_place(staging, folder, drop)
     except OSError as error:
         raise FormatError(f"{folder}: must be writable, got {error.strerror or error}; it is as it was") from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def beside(folder: Path) -> Path:
+    """Return where what will become a folder is made: beside it, or within one that cannot be moved, a mounted one."""
+    return folder if folder.is_mount() else folder.parent
+
+
+def put_in_place(staging: Path, folder: Path, drop: Callable[[str], bool]) -> None:
+    """Let a folder made beside another take its place, once the disk holds it; `replaced` says what comes along."""
+    here = Path.cwd()
+    for file in staging.iterdir():
+        _flush(file)
+    if folder.is_mount():
+        _move_in(staging, folder, drop)
+    elif folder.exists():
+        staging.chmod(folder.stat().st_mode)
+        _bring_along(folder, staging, drop)
+        _exchange(folder, staging)
+    else:
+        staging.chmod(0o777 & ~_umask())
+        staging.rename(folder)
+    if here.is_relative_to(folder):
+        os.chdir(here)
+    _flush(folder.parent)
 
 
 def _move_in(staging: Path, folder: Path, drop: Callable[[str], bool]) -> None:

@@ -1,7 +1,9 @@
 """Any checkpoint, seen in canonical names: whose it is, the config that follows, and what becomes of each tensor."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -61,6 +63,7 @@ class Source:
         told: for every key of a config that was derived where it comes from.
         info: what does not fit; nothing, unless the checkpoint was opened although it does not.
         carried: files beside the weights that belong to the family: vocabularies and settings of tokenizers.
+        renamed: those that it calls otherwise: our name -> the file.
     """
 
     def __init__(self, path: Path, opened: "Opened") -> None:
@@ -77,14 +80,37 @@ class Source:
         self.accounts = _accounts(fit)
         folder = folder_of(path)
         self.carried = [folder / name for name in (*origin.carried, *CARRIED) if (folder / name).is_file()]
+        self.renamed = _renamed(folder, origin)
+
+    @property
+    def copies(self) -> dict[str, str]:
+        """The second names of tied parameters that have a tensor of their own, each with the first."""
+        return {other: name for name, names in self._fit.chosen.items() for other in names if other != name}
 
     def read(self, name: str, *, finite: bool = True) -> Tensor:
-        """Read one parameter by its canonical name, in canonical layout.
+        """Read one parameter by its canonical name, or a copy by its second name, in canonical layout.
 
         Raises:
             WeightError: if it holds NaN or infinity, unless `finite` is off.
         """
         return self._fit.read(name, finite=finite)
+
+    @cached_property
+    def made(self) -> dict[str, bytes]:
+        """Further files of a tokenizer, by name: made of what the file itself holds, or called otherwise beside it.
+
+        Raises:
+            FormatError: if what the file holds makes none.
+        """
+        files = dict(self.origin.made(self.reader.extras, str(self.path)))
+        files |= {name: path.read_bytes() for name, path in self.renamed.items()}
+        stand = {path.name for path in self.carried}
+        return {name: content for name, content in files.items() if name not in stand}
+
+    def file(self, name: str) -> bytes | None:
+        """Return a file of the tokenizer's that goes along; None if there is none of that name."""
+        found = {path.name: path for path in self.carried}
+        return found[name].read_bytes() if name in found else self.made.get(name)
 
     def forget(self) -> None:
         """Let go of the tensor that was read last, which is kept for others that lie in it."""
@@ -145,7 +171,7 @@ def open_fit(
         derived = _derived(origin, seen)
         notes += derived.notes
         told = derived.told
-        settled = config_from_dict({"model_type": origin.model_type, **derived.keys}, str(path))
+        settled = config_from_dict({"model_type": origin.model_type, **derived.keys}, str(path), **given)
     fit = Fit(path, reader, origin, settled, _head_of(settled, origin, seen, head))
     if values and not isinstance(config, Config):
         settled, fit = _untied(fit, origin, settled, notes, may=origin.unties or known is None)
@@ -157,6 +183,15 @@ def open_fit(
 def folder_of(path: Path) -> Path:
     """Return the folder in which a checkpoint lies."""
     return path if path.is_dir() else path.parent
+
+
+def _renamed(folder: Path, origin: Origin) -> dict[str, Path]:
+    """Return the files of a tokenizer that are called otherwise: our name -> the file, where there is but one."""
+    found: dict[str, Path] = {}
+    for pattern, name in origin.renamed.items():
+        files = sorted(path for path in folder.iterdir() if re.fullmatch(pattern, path.name) and path.is_file())
+        found |= {name: files[0]} if len(files) == 1 else {}
+    return found
 
 
 def read_side(path: Path) -> dict[str, Keys]:

@@ -37,6 +37,7 @@ class Target:
         max_bytes: the size beyond which a further file is begun; 0 for no limit.
         name: the file, where it is not to be the origin's usual one.
         read: reads a parameter: with it, what the origin leaves out where it has one certain value is left out.
+        file: reads a file of the tokenizer's that will lie beside, for origins that keep a vocabulary in their own.
 
     Attributes:
         entries: the tensors of the files, in order.
@@ -59,10 +60,12 @@ class Target:
         max_bytes: int = 0,
         name: str = "",
         read: Read | None = None,
+        file: Callable[[str], bytes | None] = lambda name: None,
     ) -> None:
         self.origin = origin = _origin(origin, config)
         self.format = _format(origin, format)
         self.config, self.head, self.max_bytes, self.name = config, head, max_bytes, name or origin.file
+        self._file = file
         origin.check(config, head)
         weights = origin.weights(config, head)
         params, ties = _table(origin, config, head, self.format)
@@ -135,7 +138,7 @@ class Target:
     def writer(self) -> Writer:
         """The plan of the files themselves."""
         make = FORMATS[self.format].writer
-        extras = self.origin.extras(self._written, self.head)
+        extras = self.origin.extras(self._written, self.head, self._file)
         return make(self.entries, max_bytes=self.max_bytes, extras=extras, shared=self.shared, name=self.name)
 
 

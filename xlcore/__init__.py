@@ -4,8 +4,17 @@ from xlcore.config import Config
 from xlcore.errors import ConfigError, FormatError, ParityError, ShapeError, TokenizerError, WeightError, XLError
 from xlcore.families import FAMILIES
 from xlcore.families.transfo_xl import TransfoXLConfig
+from xlcore.families.xlm import XLMConfig
+from xlcore.families.xlnet import XLNetConfig
 from xlcore.outputs import ModelOutput
-from xlcore.tokenizers import TransfoXLTokenizer
+from xlcore.tokenizers import (
+    TransfoXLTokenizer,
+    XLMRobertaTokenizer,
+    XLMRobertaTokenizerFast,
+    XLMTokenizer,
+    XLNetTokenizer,
+    XLNetTokenizerFast,
+)
 
 __version__ = "0.1.0"
 __all__ = [
@@ -21,5 +30,12 @@ __all__ = [
     "TransfoXLTokenizer",
     "WeightError",
     "XLError",
+    "XLMConfig",
+    "XLMRobertaTokenizer",
+    "XLMRobertaTokenizerFast",
+    "XLMTokenizer",
+    "XLNetConfig",
+    "XLNetTokenizer",
+    "XLNetTokenizerFast",
     "__version__",
 ]

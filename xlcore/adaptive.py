@@ -3,10 +3,10 @@
 from itertools import pairwise
 
 
-def bins(vocab_size: int, d_embed: int, cutoffs: list[int], div_val: int) -> list[tuple[int, int, int]]:
+def bins(vocab_size: int, d_embed: int, cutoffs: list[int], div_val: float) -> list[tuple[int, int, int]]:
     """Return for every bin of the vocabulary its first id, the id after its last, and its embedding width."""
     borders = pairwise([0, *cutoffs, vocab_size])
-    return [(start, end, d_embed // div_val**number) for number, (start, end) in enumerate(borders)]
+    return [(start, end, int(d_embed // div_val**number)) for number, (start, end) in enumerate(borders)]
 
 
 def tables(vocab_size: int, d_embed: int, cutoffs: list[int], div_val: int) -> list[tuple[int, int]]:

@@ -13,13 +13,25 @@ from pathlib import Path
 from typing import Any, ClassVar, Self, dataclass_transform
 
 from xlcore.errors import ConfigError, did_you_mean
+from xlcore.files import named_folder
+from xlcore.frozen import frozen, thawed
 
 # A rule takes what a caller gave and returns what is stored, or raises `Unfit` with the condition not met.
 Rule = Callable[[Any], Any]
 
 
 class Unfit(Exception):
-    """What a value must be and is not; the config adds where and which."""
+    """What a value must be and is not; the config adds where and which.
+
+    Args:
+        condition: what must be.
+        place: of the entry that does not fit, if it is one of several: `[0]`.
+        entry: that entry.
+    """
+
+    def __init__(self, condition: str, place: str = "", entry: Any = None) -> None:
+        super().__init__(condition)
+        self.place, self.entry = place, entry
 
 
 class Field:
@@ -147,26 +159,55 @@ def list_of(inner: Rule) -> Rule:
     def rule(value: Any) -> list[Any]:
         if isinstance(value, str | Mapping) or not (value is None or hasattr(value, "__iter__")):
             raise Unfit("be a list")
-        try:
-            return [inner(entry) for entry in (() if value is None else value)]
-        except Unfit as unfit:
-            raise Unfit(f"hold entries that {unfit}") from None
+        return [_entry(inner, number, entry) for number, entry in enumerate(() if value is None else value)]
 
     return rule
+
+
+def _entry(inner: Rule, place: Any, entry: Any) -> Any:
+    try:
+        return inner(entry)
+    except Unfit as unfit:
+        raise Unfit(str(unfit), f"[{place!r}]", entry) from None
 
 
 def label_names(value: Any) -> dict[int, str]:
     """Take the names of labels by their number; JSON has the numbers as strings."""
     if not isinstance(value, Mapping) or not all(str(key).isdecimal() for key in value):
         raise Unfit("map label numbers to names")
-    return {int(key): str(name) for key, name in value.items()}
+    names = {int(key): str(name) for key, name in value.items()}
+    if len(names) < len(value):
+        raise Unfit("name each label once")
+    return names
 
 
 def label_numbers(value: Any) -> dict[str, int]:
     """Take the numbers of labels by their name."""
     if not isinstance(value, Mapping):
         raise Unfit("map label names to numbers")
-    return {str(name): whole(number) for name, number in value.items()}
+    return {str(name): _entry(whole, name, number) for name, number in value.items()}
+
+
+def carried_value(value: Any) -> Any:
+    """Take what a config.json file can hold."""
+    try:
+        json.dumps(value, allow_nan=False)
+        return copy.deepcopy(value)
+    except (TypeError, ValueError, RecursionError):
+        raise Unfit("be what JSON can hold") from None
+
+
+def fitted(where: str, name: str, value: Any, rule: Rule) -> Any:
+    """Return a value as its rule stores it.
+
+    Raises:
+        ConfigError: says what the value must be and is not.
+    """
+    try:
+        return rule(value)
+    except Unfit as unfit:
+        got = unfit.entry if unfit.place else value
+        raise ConfigError(f"{where}: {name}{unfit.place} must {unfit}, got {got!r}") from None
 
 
 # ------------------------------------------------------------------------------------------------------- the base
@@ -223,12 +264,13 @@ class Config:
             if key in self.fields:
                 values[key] = self._checked(key, value)
             elif key in CARRIED or key in self.without_effect:
-                carried[key] = value
+                carried[key] = self._checked(key, value, carried_value)
             else:
                 known = (*self.fields, *self.aliases, "num_labels")
                 raise ConfigError(f"{self._where}: unknown key {key!r}{did_you_mean(key, known)}")
         self.complete(values, keys)
         self.check(values)
+        values = {key: frozen(value, (self._where, key)) for key, value in values.items()}
         self.__dict__.update(_values=values, _carried=carried)
 
     def complete(self, values: dict[str, Any], given: Mapping[str, Any]) -> None:
@@ -282,10 +324,7 @@ class Config:
         return spelled
 
     def _checked(self, key: str, value: Any, rule: Rule | None = None) -> Any:
-        try:
-            return (rule or self.fields[key].rule)(value)
-        except Unfit as unfit:
-            raise ConfigError(f"{self._where}: {key} must {unfit}, got {value!r}") from None
+        return fitted(self._where, key, value, rule or self.fields[key].rule)
 
     def __getattr__(self, name: str) -> Any:
         values = self.__dict__
@@ -315,11 +354,11 @@ class Config:
     def to_dict(self) -> dict[str, Any]:
         """Return every key of the family, and of the shared ones those off their default, as JSON can hold them."""
         kept = {
-            key: copy.copy(value)
+            key: thawed(value)
             for key, value in self._values.items()
             if self.fields[key] is not vars(Config).get(key) or value != self.fields[key].default
         }
-        return {"model_type": self.model_type, **kept, **self._carried}
+        return {"model_type": self.model_type, **kept, **copy.deepcopy(self._carried)}
 
     def to_json_string(self) -> str:
         """Return the text of a config.json file."""
@@ -349,8 +388,9 @@ class Config:
 
     def save_pretrained(self, path: str | Path) -> None:
         """Write config.json into a folder, which is made if it is missing."""
-        Path(path).mkdir(parents=True, exist_ok=True)
-        self.to_json_file(Path(path) / "config.json")
+        folder = named_folder("save_pretrained", path)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.to_json_file(folder / "config.json")
 
     def copy(self, /, **overrides: Any) -> Self:
         """Return a config of its own with some keys changed."""

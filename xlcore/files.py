@@ -52,10 +52,15 @@ def write_json(path: Path, value: Any) -> str:
 
 def read_json(path: Path) -> Any:
     """Return what a JSON file holds. Raises FormatError if it is none."""
+    return parse_json(path.read_bytes(), path)
+
+
+def parse_json(content: bytes, where: str | Path) -> Any:
+    """Return what the content of a JSON file holds. Raises FormatError if it is none."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(content.decode("utf-8"))
     except (ValueError, RecursionError) as error:
-        raise FormatError(f"{path}: the file must be JSON in UTF-8, got one that fails: {error}") from error
+        raise FormatError(f"{where}: the file must be JSON in UTF-8, got one that fails: {error}") from error
 
 
 def read_object(path: Path) -> dict[str, Any]:

@@ -7,8 +7,13 @@ from typing import Any
 from xlcore.config import Config
 from xlcore.errors import ShapeError
 from xlcore.outputs import ModelOutput
-from xlcore.params import Init, Param, Params
-from xlcore.shapes import Contract
+from xlcore.params import Init, Param, Params, layer_norm, linear
+from xlcore.shapes import Array, Contract
+
+# What a decoder reads of an encoder: its states, and how many of them count.
+SOURCE = Contract(src_enc=Array("B M D"), src_len=Array("B", "lengths"))
+# The inputs that a loss is computed from.
+TARGETS = ("labels", "start_positions", "end_positions", "is_impossible", "cls_index")
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,11 @@ class Head:
     inputs: Contract
     output: type[ModelOutput]
     params: Callable[[Any], Params]
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The inputs that a loss is computed from."""
+        return tuple(name for name in TARGETS if name in self.inputs)
 
 
 @dataclass(frozen=True)
@@ -71,6 +81,23 @@ def no_params(config: Any) -> Params:
 def score_params(size: int, labels: int, init: Init) -> dict[str, Param]:
     """List the parameters of a sequence classifier without bias: one row a label."""
     return {"score.weight": Param((labels, size), init, "linear")}
+
+
+def summary_params(size: int, outputs: int, init: Init) -> dict[str, Param]:
+    """List the parameters of a text's summary in one vector: its projection."""
+    return linear("sequence_summary.projection", size, outputs, init)
+
+
+def beam_params(size: int, init: Init) -> dict[str, Param]:
+    """List the parameters of question answering by beam search: scores of starts, of ends, and of an answer at all."""
+    return {
+        **linear("start.score", size, 1, init),
+        **linear("end.inner", 2 * size, size, init),
+        **layer_norm("end.norm", size),
+        **linear("end.score", size, 1, init),
+        **linear("answer.inner", 2 * size, size, init),
+        **linear("answer.score", size, 1, init, bias=False),
+    }
 
 
 def classification_problem(problem_type: str | None, num_labels: int, integer_labels: bool) -> str:

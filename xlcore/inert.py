@@ -118,6 +118,18 @@ class Inert:
         raise FormatError(f"pickle: {type(self).__name__} must not be given a state, got {type(state).__name__}")
 
 
+class Here(Inert):
+    """Stands in `extras` in the place of a state dict, whose tensors are a reader's."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "<the model's tensors>"
+
+
+HERE = Here()
+
+
 class Dtype(Inert):
     """A numpy type: i4, i8, f4 or f8, with its byte order."""
 

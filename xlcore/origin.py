@@ -86,7 +86,11 @@ class Origin:
         spared: groups of canonical tensors that are left out where all of a group are what their absence stands for.
         constants: what the origin wants in the file that follows from the config, by name of the map.
         side: the JSON files that it wants beside the weights.
-        extras: what it wants in the file itself beside tensors.
+        extras: what it wants in the file itself beside tensors; it may read a tokenizer's
+            files that go along, by name.
+        made: files of a tokenizer that follow from what the file itself holds; it is given the path, for messages.
+        renamed: files beside the weights that belong to a tokenizer under another name: a regular expression for
+            theirs, and ours.
         untied: from a config and canonical names of copies that differ from what they are tied to, to the config that
             unties them.
         unties: copies that differ are untied even where a config.json ties them: the origin never tied anything.
@@ -109,7 +113,9 @@ class Origin:
     spared: Callable[[Config, Head], Iterable[Iterable[str]]] = nothing
     constants: Callable[[Config, Head], Mapping[str, "np.ndarray[Any, Any]"]] = nothing
     side: Callable[[Config, Head], Mapping[str, Keys]] = nothing
-    extras: Callable[[Config, Head], Keys] = nothing
+    extras: Callable[[Config, Head, Callable[[str], bytes | None]], Keys] = lambda config, head, file: {}
+    made: Callable[[Keys, str], Mapping[str, bytes]] = lambda extras, where: {}
+    renamed: Mapping[str, str] = field(default_factory=dict)
     untied: Callable[[Any, Iterable[str]], Config] = lambda config, names: config
     unties: bool = False
     file: str = ""

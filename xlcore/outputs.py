@@ -1,7 +1,7 @@
 """What a model returns: fields that can be read by attribute, by key, by position, or as a tuple."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from xlcore.shapes import Contract
 
@@ -39,6 +39,18 @@ class ModelOutput(dict[str, Any]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (dict(self),)
+
+    def without(self, *names: str) -> Self:
+        """Return an output of the same class that lacks some of the fields."""
+        return type(self)({name: value for name, value in self.items() if name not in names})
+
+    def flat(self, dot: str = ".") -> dict[str, Any]:
+        """Return the fields as one dictionary of arrays, those of a list as `mems.0`, `mems.1`."""
+        found: dict[str, Any] = {}
+        for name, value in self.items():
+            several = isinstance(value, list | tuple)
+            found |= {f"{name}{dot}{number}": each for number, each in enumerate(value)} if several else {name: value}
+        return found
 
     def to_tuple(self) -> tuple[Any, ...]:
         """Return the fields that there are, in order."""

@@ -2,16 +2,24 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
+
+import numpy as np
+
+from xlcore.errors import WeightError
 
 
 @dataclass(frozen=True)
 class Init:
-    """How a parameter starts: `normal` around `center` with deviation `spread`, or `uniform` within `spread` of it."""
+    """How a parameter starts: `normal` around `center` with deviation `spread`, or `uniform` within `spread` of it.
 
-    kind: Literal["normal", "uniform", "constant"]
+    The row `zero_row` starts as zeros; a `sinusoid` is what `sinusoid` returns.
+    """
+
+    kind: Literal["normal", "uniform", "constant", "sinusoid"]
     center: float = 0.0
     spread: float = 0.0
+    zero_row: int | None = None
 
 
 def normal(std: float, mean: float = 0.0) -> Init:
@@ -26,6 +34,15 @@ def uniform(bound: float) -> Init:
 
 ZEROS = Init("constant", 0.0)
 ONES = Init("constant", 1.0)
+SINUSOID = Init("sinusoid")
+
+
+def sinusoid(count: int, size: int) -> np.ndarray[Any, Any]:
+    """Encode positions by sines and cosines in turn (Vaswani et al., 2017, section 3.5) as [count, size]."""
+    angles = np.arange(count)[:, None] / 10000.0 ** (np.arange(0, size, 2) / size)
+    both = np.stack([np.sin(angles), np.cos(angles)], axis=-1)
+    found: np.ndarray[Any, Any] = both.reshape(count, -1)[:, :size]
+    return found
 
 
 @dataclass(frozen=True)
@@ -58,3 +75,24 @@ def layer_norm(name: str, size: int, weight: Init = ONES) -> dict[str, Param]:
 def within(prefix: str, params: Params) -> dict[str, Param]:
     """Put a prefix and a dot before every name."""
     return {f"{prefix}.{name}": param for name, param in params.items()}
+
+
+def require_described(where: str, params: Params, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Refuse to save parameters that the config does not describe, or not as they are.
+
+    Raises:
+        WeightError: names them: a key of the config was changed since they were made, or a subclass adds some.
+    """
+    listed = {name: param.shape for name, param in params.items()}
+    wrong = [
+        f"{name} {_size(shapes, name)} for {_size(listed, name)}"
+        for name in {**listed, **dict(sorted(shapes.items()))}
+        if listed.get(name) != shapes.get(name)
+    ]
+    if wrong:
+        rest = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise WeightError(f"{where}: config must describe the parameters as they are, got {', '.join(wrong[:3])}{rest}")
+
+
+def _size(shapes: Mapping[str, tuple[int, ...]], name: str) -> str:
+    return str(list(shapes[name])) if name in shapes else "none"

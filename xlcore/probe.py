@@ -9,13 +9,15 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Self
 
 import numpy as np
+
+from xlcore.errors import ParityError, XLError
 
 Array = np.ndarray[Any, Any]
 
@@ -106,6 +108,16 @@ class Answer:
             return cls(dict(arrays), json.loads((folder / "out.json").read_text()))
 
 
+def require_device(wanted: str, known: Collection[str]) -> None:
+    """Refuse to compute elsewhere than was asked for.
+
+    Raises:
+        ParityError: names the devices that there are.
+    """
+    if wanted not in known:
+        raise ParityError(f"probe: the device must be one at hand ({', '.join(known)}), got {wanted!r}")
+
+
 def serve(answer: Callable[[Job], Answer]) -> None:
     """Answer jobs until standard input ends. Whatever frameworks print goes to standard error."""
     replies = os.fdopen(os.dup(1), "w")
@@ -115,6 +127,8 @@ def serve(answer: Callable[[Job], Answer]) -> None:
         try:
             answer(Job.read(folder)).write(folder)
             reply = {}
+        except XLError as error:  # says by itself what is wrong
+            reply = {"error": str(error), "traceback": ""}
         except Exception as error:  # whatever it is, the other side must hear of it
             reply = {"error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
         replies.write(json.dumps(reply) + "\n")

@@ -11,11 +11,11 @@ from conversion.formats import base
 from conversion.formats.base import Entry, Place, Tensor, lay, put, read_array
 from conversion.formats.sharding import SUFFIX, find, index_text, read_index, shard_names, shards
 from conversion.formats.torch_pickle import CODES, pickled
-from conversion.formats.torch_tree import HERE, Found, Leaf
+from conversion.formats.torch_tree import Found, Leaf
 from conversion.formats.zips import Member, Zip, crc32
 from xlcore import pickles
 from xlcore.errors import FormatError
-from xlcore.inert import Stored
+from xlcore.inert import HERE, Stored
 
 __all__ = ["HERE", "Reader", "Writer"]
 

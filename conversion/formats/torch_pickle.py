@@ -9,8 +9,8 @@ import ml_dtypes
 import numpy as np
 
 from conversion.formats.base import Entry
-from conversion.formats.torch_tree import HERE
 from xlcore.errors import FormatError
+from xlcore.inert import HERE
 from xlcore.pickles import Placeholder
 
 #: dtype -> the storage class that torch has for it, or torch's name of it where it has none.

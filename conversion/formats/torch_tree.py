@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from xlcore.errors import FormatError
-from xlcore.inert import Inert, Stored
+from xlcore.inert import HERE, Stored
 from xlcore.pickles import Placeholder
 
 Leaf = Stored | np.ndarray[Any, Any]
@@ -21,18 +21,6 @@ KEYS = ("model", "state_dict", "model_state_dict", "module", "net", "weights")
 HALVES = ("encoder", "decoder")
 _MODULE = {"_parameters", "_modules", "_buffers"}
 _MOST, _DEEPEST = 4_000_000, 64
-
-
-class Here(Inert):
-    """Stands in `extras` in the place of a state dict, whose tensors are the reader's."""
-
-    __slots__ = ()
-
-    def __repr__(self) -> str:
-        return "<the model's tensors>"
-
-
-HERE = Here()
 
 
 class Found:

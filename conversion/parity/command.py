@@ -44,6 +44,7 @@ def add_to(commands: Any) -> None:
         action="store_true",
         help="all families: their tiny examples, which use every key; the first of each in all --modes",
     )
+    parser.add_argument("--first", action="store_true", help="with --all: only the first example of each family")
     parser.add_argument("--against", metavar="PATH", help="the model of the second side, if it is another")
     parser.add_argument("--frameworks", type=_list, default=("torch", "tensorflow"), metavar="A,B", help=_known(ROOMS))
     parser.add_argument("--heads", type=_list, default=(), metavar="NAMES", help="model classes; default: all that fit")
@@ -52,7 +53,7 @@ def add_to(commands: Any) -> None:
     parser.add_argument(
         "--dtypes", type=_list, default=("float32",), metavar="DTYPES", help="float32, bfloat16, float16"
     )
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 (PyTorch; Keras takes what it finds)")
+    parser.add_argument("--device", default="cpu", help="where both sides compute: cpu, cuda, cuda:1")
     parser.add_argument("--seeds", type=int, default=1, metavar="N", help="draws of inputs and weights (default 1)")
     parser.add_argument("--json", metavar="FILE", help="write the report as JSON")
     parser.add_argument("--junit", metavar="FILE", help="write it as JUnit XML, for CI")
@@ -73,10 +74,11 @@ def run(options: argparse.Namespace) -> int:
     asked = _asked(options)
     with ExitStack() as stack:
         first, second = (stack.enter_context(Side(name, options.device)) for name in options.frameworks)
-        progress = stack.enter_context(Progress(sum(planned(pair[0].config, wanted) for pair, wanted in asked)))
+        steps = sum(planned(pair[0].config, wanted, options.frameworks) for pair, wanted in asked)
+        progress = stack.enter_context(Progress(steps))
         reports = [compare(pair, (first, second), wanted, progress.advance) for pair, wanted in asked]
     report = reports[0] if len(reports) == 1 else merged(reports)
-    given = {"path": options.path, "against": options.against, "all": options.all}
+    given = {"path": options.path, "against": options.against, "all": options.all, "first": options.first}
     report.options = {**report.options, **{name: value for name, value in given.items() if value}}
     print(table(report))
     for write, path in ((write_json, options.json), (write_junit, options.junit), (write_html, options.html)):
@@ -92,6 +94,8 @@ def _asked(options: argparse.Namespace) -> list[tuple[tuple[Subject, Subject], O
         raise ParityError(
             "parity: PATH or --all must be given, one of them, got " + ("both" if options.all else "neither")
         )
+    if options.first and not options.all:
+        raise ParityError(f"parity: --first must go with --all, got it with {options.path!r}")
     if options.all and options.against:
         raise ParityError(f"parity: --against must go with PATH, got it with --all: {options.against!r}")
     if len(options.frameworks) != 2:
@@ -99,7 +103,7 @@ def _asked(options: argparse.Namespace) -> list[tuple[tuple[Subject, Subject], O
         raise ParityError(f"parity: --frameworks must be two names, such as torch,tensorflow, got {got!r}")
     if options.seeds < 1:
         raise ParityError(f"parity: --seeds must be positive, got {options.seeds}")
-    modes = tuple(dict.fromkeys(mode for known in MODES.values() for mode in known))
+    modes = tuple(dict.fromkeys(mode for name in options.frameworks for mode in MODES.get(name, ())))
     chosen = modes if "all" in options.modes else options.modes
     _require(chosen, modes, "--modes")
     _require(options.dtypes, ("float32", "bfloat16", "float16"), "--dtypes")
@@ -115,8 +119,10 @@ def _of_all(options: argparse.Namespace, modes: tuple[str, ...]) -> list[tuple[t
     """Return every example with itself; the first of each family in all modes, for compiling takes long."""
     asked, seen = [], set()
     for one in examples():
-        chosen = ("eager",) if one.config.model_type in seen else modes
-        asked.append(((one, one), Options(options.heads, chosen, options.dtypes, options.seeds)))
+        another = one.config.model_type in seen
+        chosen = ("eager",) if another else modes
+        if not (another and options.first):
+            asked.append(((one, one), Options(options.heads, chosen, options.dtypes, options.seeds)))
         seen.add(one.config.model_type)
     return asked
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from conversion.parity.method import EPSILON, EXACT, FACTOR, ROUNDINGS, distance, scale
+from conversion.parity.method import EXACT, allowed, distance, scale
 from conversion.parity.results import Place
 from xlcore.probe import Answer
 
@@ -107,7 +107,7 @@ def _limit(keys: tuple[str, str], arrays: tuple[Array, Array], exact: list[Steps
     if exact is None:
         return EXACT * max(1.0, scale(*arrays))
     floor = min(distance(each, high.get(key)) for key, each, high in zip(keys, arrays, exact, strict=True))
-    return FACTOR * floor + ROUNDINGS * EPSILON[dtype] * scale(*arrays)
+    return allowed(dtype, floor, scale(*arrays))
 
 
 def _steps(answer: Answer, case: str) -> Steps:

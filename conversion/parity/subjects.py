@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from conversion.checkpoint import Checkpoint, read_config
-from conversion.formats import safetensors
+from conversion.formats import find_format
 from conversion.parity.compare import Subject
 from xlcore.config import Config, read_json_object
 from xlcore.errors import ConfigError, FormatError
@@ -15,23 +15,26 @@ from xlcore.heads import Head
 
 
 def subject_of(path: str | Path) -> Subject:
-    """Return what a path stands for: a folder with weights, or a config alone, whose weights are drawn.
+    """Return what a path stands for: a checkpoint of any format, or a config alone, whose weights are drawn.
 
     Raises:
         FormatError, ConfigError: if it is neither.
     """
     path = Path(path)
-    if path.is_file():
+    if path.suffix == ".json" and path.is_file():
         return Subject(str(path), config_from_dict(read_json_object(path), str(path)))
+    has_weights = find_format(path) is not None
+    if not has_weights and not (path / "config.json").is_file():
+        what = "a folder without it" if path.is_dir() else "no such file" if path.suffix else "no such folder"
+        raise FormatError(f"{path}: must be a folder that holds config.json, or a checkpoint, got {what}")
     config = read_config(path)
-    has_weights = any((path / name).is_file() for name in (safetensors.WEIGHTS, safetensors.INDEX))
     return Subject(str(path), config, _weights(path, config) if has_weights else {})
 
 
 def heads_of(path: str | Path, config: Config) -> tuple[str, ...]:
-    """Return the heads that a folder was saved with; none if it does not say, or is a config alone."""
+    """Return the heads that a checkpoint was saved with; none if it does not say, or is a config alone."""
     known = {head.name for head in family_of(config).heads}
-    return tuple(name for name in config.architectures or () if name in known) if Path(path).is_dir() else ()
+    return tuple(name for name in config.architectures or () if name in known) if Path(path).suffix != ".json" else ()
 
 
 def examples() -> list[Subject]:

@@ -126,11 +126,12 @@ def test_whole_numbers_beyond_every_float_are_refused(name):
         ({"cutoffs": 5}, "cutoffs", "be a list", 5),
         ({"cutoffs": "123"}, "cutoffs", "be a list", "123"),
         ({"cutoffs": {1: 2}}, "cutoffs", "be a list", {1: 2}),
-        ({"cutoffs": [1.5]}, "cutoffs", "hold entries that be a whole number", [1.5]),
+        ({"cutoffs": [1.5]}, "cutoffs[0]", WHOLE, 1.5),
+        ({"cutoffs": [1, [2]]}, "cutoffs[1]", WHOLE, [2]),
         ({"d_model": 7}, "d_model", "be even (half sines, half cosines)", 7),
         ({"d_embed": 63}, "d_embed", "leave a column for the last bin (div_val**3 = 64)", 63),
         ({"tie_projs": [True] * 5}, "tie_projs", "have 4 entries, one a bin", [True] * 5),
-        ({"tie_projs": ["yes"]}, "tie_projs", "hold entries that be true or false", ["yes"]),
+        ({"tie_projs": ["yes"]}, "tie_projs[0]", "be true or false", "yes"),
         ({"attn_type": 1}, "attn_type", "be one of 0", 1),
         ({"sample_softmax": 5}, "sample_softmax", "be at most 0, the sampled softmax is not supported", 5),
         ({"sample_softmax": "no"}, "sample_softmax", WHOLE, "no"),
@@ -142,7 +143,7 @@ def test_whole_numbers_beyond_every_float_are_refused(name):
         ({"eos_token_id": "0"}, "eos_token_id", WHOLE, "0"),
         ({"pad_token_id": 1.0}, "pad_token_id", WHOLE, 1.0),
         ({"bos_token_id": [1]}, "bos_token_id", WHOLE, [1]),
-        ({"architectures": [1]}, "architectures", "hold entries that be a string", [1]),
+        ({"architectures": [1]}, "architectures[0]", "be a string", 1),
         ({"architectures": "TransfoXLModel"}, "architectures", "be a list", "TransfoXLModel"),
         ({"num_labels": 0}, "num_labels", POSITIVE, 0),
         ({"num_labels": "2"}, "num_labels", WHOLE, "2"),
@@ -150,7 +151,10 @@ def test_whole_numbers_beyond_every_float_are_refused(name):
         ({"id2label": ["a"]}, "id2label", "map label numbers to names", ["a"]),
         ({"id2label": {"²": "b"}}, "id2label", "map label numbers to names", {"²": "b"}),
         ({"label2id": ["a"]}, "label2id", "map label names to numbers", ["a"]),
-        ({"label2id": {"a": "b"}}, "label2id", WHOLE, {"a": "b"}),
+        ({"label2id": {"a": "b"}}, "label2id['a']", WHOLE, "b"),
+        ({"id2label": {"1": "a", 1: "b"}}, "id2label", "name each label once", {"1": "a", 1: "b"}),
+        ({"temperature": math.nan}, "temperature", "be what JSON can hold", math.nan),
+        ({"torch_dtype": int}, "torch_dtype", "be what JSON can hold", int),
     ],
 )
 def test_invalid_values_are_refused_by_name(keys, field, condition, value):
@@ -332,10 +336,47 @@ def test_mutable_defaults_are_not_shared():
     for name in ("cutoffs", "tie_projs", "id2label", "label2id"):
         assert getattr(first, name) == getattr(second, name)
         assert getattr(first, name) is not getattr(second, name)
-    first.cutoffs.append(1)
-    first.id2label[2] = "x"
-    assert TransfoXLConfig().cutoffs == [20000, 40000, 200000]
-    assert TransfoXLConfig().num_labels == 2
+    first.to_dict()["cutoffs"].append(1)
+    assert first.cutoffs == TransfoXLConfig().cutoffs
+    named = TransfoXLConfig(id2label={0: "a", 1: "b"})
+    named.to_dict()["id2label"][2] = "x"
+    assert named.num_labels == 2
+
+
+@pytest.mark.parametrize(
+    ("key", "change"),
+    [
+        ("cutoffs", lambda value: value.append(3)),
+        ("cutoffs", lambda value: value.extend([3])),
+        ("cutoffs", lambda value: value.insert(0, 3)),
+        ("cutoffs", lambda value: value.remove(5)),
+        ("cutoffs", lambda value: value.pop()),
+        ("cutoffs", lambda value: value.clear()),
+        ("cutoffs", lambda value: value.sort()),
+        ("cutoffs", lambda value: value.reverse()),
+        ("cutoffs", lambda value: value.__setitem__(0, 3)),
+        ("cutoffs", lambda value: value.__delitem__(0)),
+        ("cutoffs", lambda value: value.__iadd__([3])),
+        ("cutoffs", lambda value: value.__imul__(2)),
+        ("id2label", lambda value: value.__setitem__(0, "x")),
+        ("id2label", lambda value: value.__delitem__(0)),
+        ("id2label", lambda value: value.update({3: "x"})),
+        ("id2label", lambda value: value.setdefault(3, "x")),
+        ("id2label", lambda value: value.pop(0)),
+        ("id2label", lambda value: value.popitem()),
+        ("id2label", lambda value: value.clear()),
+        ("id2label", lambda value: value.__ior__({3: "x"})),
+    ],
+)
+def test_what_a_config_hands_out_cannot_be_changed_behind_its_back(key, change):
+    """The rules would not hear of it: `cutoffs` beyond the vocabulary, a label more than the model has rows."""
+    config = TransfoXLConfig(vocab_size=50, cutoffs=[5, 10])
+    before = config.to_dict()
+    message = rf"TransfoXLConfig: {key} must be set as a whole, got \w+ in place; config\.{key} = \.\.\."
+    for each in (config, config.copy(), copy.deepcopy(config), pickle.loads(pickle.dumps(config))):
+        with pytest.raises(ConfigError, match=message):
+            change(getattr(each, key))
+        assert each.to_dict() == before
 
 
 # ------------------------------------------------------------------------------------------------------- tie_projs

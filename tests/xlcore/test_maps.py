@@ -189,7 +189,7 @@ def test_the_sizes_of_a_model_follow_from_its_tensors(origin, config, head):
     plain = origin.plain(origin.written(shapes, config, head).values())
     names = {each: written for written, each in plain.items()}
     found = {each: shapes[weights.full_name(each)] for each in names}
-    given = {key: getattr(config, key) for key in ("cutoffs", "pre_lnorm") if key in config.fields}
+    given = {key: getattr(config, key) for key in ("cutoffs", "pre_lnorm", "n_heads") if key in config.fields}
     seen = Seen("here", found, names, {}, given if origin.name != "tf1" else {})
     if not origin.recognise(seen):
         assert origin.name == "torch-original", "the body alone is called as HuggingFace calls it"

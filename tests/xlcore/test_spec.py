@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 
-from xlcore import FAMILIES, ConfigError, ModelOutput, ShapeError, TransfoXLConfig, WeightError, XLNetConfig
+from xlcore import FAMILIES, ConfigError, ModelOutput, ShapeError, TransfoXLConfig, WeightError, XLMConfig, XLNetConfig
 from xlcore.adaptive import bins, tables
 from xlcore.errors import did_you_mean
 from xlcore.families import config_from_dict, family_of, find_head
@@ -434,7 +434,36 @@ def xlnet_configs(draw):
     )
 
 
-CONFIGS = {"transfo-xl": transfo_xl_configs(), "xlnet": xlnet_configs()}
+@st.composite
+def xlm_configs(draw):
+    """Draw a valid XLM: every shape, languages or none, clusters, heads taken out, encoders and decoders."""
+    heads, layers, size = draw(st.integers(1, 4)), draw(st.integers(0, 12)), draw(st.integers(3, 60))
+    cutoffs = sorted(draw(st.sets(st.integers(1, size - 1), min_size=1, max_size=3)))
+    pruned = st.dictionaries(st.integers(0, layers - 1), st.sets(st.integers(1, heads - 1)), max_size=2)
+    encoder = draw(st.booleans())
+    return XLMConfig(
+        vocab_size=size,
+        emb_dim=8 * heads * draw(st.integers(1, 3)),
+        n_heads=heads,
+        n_layers=layers,
+        n_langs=draw(st.integers(1, 4)),
+        use_lang_emb=draw(st.booleans()),
+        causal=not encoder or draw(st.booleans()),
+        is_encoder=encoder,
+        asm=draw(st.booleans()),
+        asm_cutoffs=cutoffs,
+        asm_div_value=2.0,
+        sinusoidal_embeddings=draw(st.booleans()),
+        max_position_embeddings=draw(st.integers(1, 9)),
+        tie_word_embeddings=draw(st.booleans()),
+        summary_use_proj=draw(st.booleans()),
+        num_labels=draw(st.integers(1, 4)),
+        pruned_heads={layer: list(out) for layer, out in draw(pruned).items()} if heads > 1 and layers else {},
+        init=draw(st.sampled_from(["normal", "authors"])),
+    )
+
+
+CONFIGS = {"transfo-xl": transfo_xl_configs(), "xlnet": xlnet_configs(), "xlm": xlm_configs()}
 
 
 def test_every_family_is_tested_here():
@@ -442,7 +471,7 @@ def test_every_family_is_tested_here():
 
 
 @pytest.mark.parametrize("model_type", CONFIGS)
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=50, deadline=None, derandomize=True)
 @given(data=st.data())
 def test_every_parameter_of_every_model_has_one_place_on_disk(model_type, data):
     config = data.draw(CONFIGS[model_type])
@@ -459,7 +488,7 @@ def test_every_parameter_of_every_model_has_one_place_on_disk(model_type, data):
 
 
 @pytest.mark.parametrize("model_type", CONFIGS)
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=50, deadline=None, derandomize=True)
 @given(data=st.data())
 def test_every_tie_has_one_tensor_and_two_names(model_type, data):
     config = data.draw(CONFIGS[model_type])

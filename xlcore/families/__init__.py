@@ -6,9 +6,11 @@ from typing import Any
 from xlcore.config import Config
 from xlcore.errors import ConfigError, did_you_mean
 from xlcore.families.transfo_xl import TRANSFO_XL
+from xlcore.families.xlm import XLM
+from xlcore.families.xlnet import XLNET
 from xlcore.heads import Family, Head
 
-FAMILIES: dict[str, Family] = {family.config.model_type: family for family in (TRANSFO_XL,)}
+FAMILIES: dict[str, Family] = {family.config.model_type: family for family in (TRANSFO_XL, XLNET, XLM)}
 
 
 def family_of(config: Config) -> Family:

@@ -9,7 +9,20 @@ from itertools import pairwise
 from typing import Any, ClassVar
 
 from xlcore.adaptive import bins, tables
-from xlcore.config import Config, Unfit, boolean, field, list_of, one_of, optional, positive, probability, real, whole
+from xlcore.config import (
+    Config,
+    Unfit,
+    boolean,
+    field,
+    fitted,
+    list_of,
+    one_of,
+    optional,
+    positive,
+    probability,
+    real,
+    whole,
+)
 from xlcore.errors import ConfigError
 from xlcore.heads import Family, Head, no_params, score_params
 from xlcore.outputs import ModelOutput
@@ -141,7 +154,8 @@ def resized(config: TransfoXLConfig, new_num_tokens: int, layer: int = -1) -> Tr
         "resize_token_embeddings",
         len(tables(config.vocab_size, config.d_embed, config.cutoffs, config.div_val)),
     )
-    if not -count <= layer < count:
+    fitted(where, "new_num_tokens", new_num_tokens, whole)
+    if not -count <= fitted(where, "layer", layer, whole) < count:
         raise ConfigError(f"{where}: layer must lie in [-{count}, {count}), got {layer}")
     difference = new_num_tokens - config.vocab_size
     number = layer % count if config.div_val > 1 else len(config.cutoffs)

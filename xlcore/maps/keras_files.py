@@ -45,7 +45,9 @@ def keras_origin(family: Family) -> Origin:
         plain=lambda names: {name: name.removeprefix(wrapper) for name in names},
         written=written,
         copies=lambda config, head: h5_paths(family, config, head).keys() - family.params(config, head).keys(),
-        extras=lambda config, head: {"config": archive_config(config, head, getattr(config, "torch_dtype", "float32"))},
+        extras=lambda config, head, file: {
+            "config": archive_config(config, head, getattr(config, "torch_dtype", "float32"))
+        },
     )
 
 

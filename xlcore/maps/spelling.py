@@ -53,3 +53,22 @@ def without_model(names: Iterable[str], roots: Collection[str]) -> dict[str, tup
         wrapped = len(parts) > 2 and parts[2] in roots
         found[name] = (parts[0], "/".join(parts[2:] if wrapped else parts))
     return found
+
+
+def plain_with_copy(names: Iterable[str], roots: Collection[str], table: str, copy: str) -> dict[str, str]:
+    """Return paths within the model, and name the copy of a shared table that the layer of word scores holds.
+
+    Args:
+        roots: see `without_model`.
+        table, copy: the paths of both.
+    """
+    split = without_model(names, roots)
+    layer = copy.split("/")[0]
+    return {name: copy if (group, path) == (layer, table) else path for name, (group, path) in split.items()}
+
+
+def written_with_copy(names: Iterable[str], config: Config, head: Head, table: str, copy: str) -> dict[str, str]:
+    """Return paths in the file; a copy is called by the layer that holds it, and by the variable that it is."""
+    paths = keras_paths({*names, table}, config, head)
+    held = paths[table].replace(table.split("/")[0], copy.split("/")[0], 1)
+    return {name: held if name == copy else paths[name] for name in names}

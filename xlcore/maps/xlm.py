@@ -1,5 +1,9 @@
 """What the parameters of XLM are called elsewhere."""
 
+from dataclasses import replace
+from typing import Any
+
+from xlcore.heads import Head
 from xlcore.weightmap import Row, WeightMap, same, stacked
 
 TURNED = "A B -> B A"
@@ -60,3 +64,53 @@ HF = WeightMap(
     prefix="transformer.",
     ignored={r"transformer\.position_ids": "the numbers 0, 1, ... of the positions"},
 )
+# Files of transformers, and of the authors, may hold the table to which they would tie an adaptive softmax.
+_STRAY = {r"(decoder\.)?pred_layer\.proj\.weight": "of no use to an adaptive softmax"}
+
+
+def hf(config: Any, head: Head) -> WeightMap:
+    """Return the map for one model."""
+    return HF.but(ignored=_STRAY) if config.asm else HF
+
+
+# ------------------------------------------------------------------------------------------ HuggingFace's TensorFlow
+
+TABLE, COPY = "transformer/embeddings/weight", "pred_layer_._proj/weight"
+
+
+def _in_keras(row: Row) -> Row:
+    """Spell a line of HuggingFace's PyTorch as its TensorFlow does: kernels are [in, out], norms gamma and beta."""
+    path = row.theirs.replace("pred_layer.", "pred_layer_#_").replace(".{i}", "_#_{i}")
+    path = path.replace(".", "/").replace("_#_", "_._")
+    owner, _, last = path.rpartition("/")
+    if "layer_norm" in owner:
+        return same(row.parts[0], f"{owner}/{'gamma' if last == 'weight' else 'beta'}")
+    if owner.endswith("_embeddings"):
+        return same(row.parts[0], f"{owner}/embeddings")
+    if last == "weight" and path not in (TABLE, COPY):
+        return same(row.parts[0], f"{owner}/kernel", TURNED)
+    return same(row.parts[0], path)
+
+
+# What its TensorFlow classes have no tensors for: answers by beam search, adaptive softmax, decoders.
+_NOT_THERE = ("start.", "end.", "answer.", "crit.", "blocks.{i}.cross_attention")
+HF_TF = WeightMap(*(_in_keras(row) for row in HF.rows if not row.parts[0].startswith(_NOT_THERE)))
+
+# --------------------------------------------------------------------------------------------------- the authors' own
+
+# Of a translation model's two halves one is a model here, and the other is passed over.
+PTH = HF.but(ignored={r"decoder\..+": "the decoder's; is_encoder=False takes the decoder"})
+PTH_DECODER = WeightMap(
+    *(replace(row, theirs=f"decoder.{row.theirs}") for row in HF.rows),
+    prefix="decoder.transformer.",
+    ignored={
+        r"(transformer|pred_layer)\..+": "the encoder's; is_encoder=True takes the encoder",
+        r"decoder\.transformer\.position_ids": HF.ignored[r"transformer\.position_ids"],
+    },
+)
+
+
+def pth(config: Any, head: Head) -> WeightMap:
+    """Return the map for one half of a translation model, or for the one model that there is."""
+    half = PTH if config.is_encoder else PTH_DECODER
+    return half.but(ignored=_STRAY) if config.asm else half

@@ -8,7 +8,7 @@ from xlcore.config import Config
 from xlcore.errors import ConfigError
 from xlcore.families.xlnet import XLNetConfig, ties
 from xlcore.heads import Head
-from xlcore.maps.spelling import keras_paths, unwrapped, with_averages, without_model
+from xlcore.maps.spelling import plain_with_copy, unwrapped, with_averages, written_with_copy
 from xlcore.maps.xlnet import HF, HF_TF, TF1, tf1
 from xlcore.origin import Derived, Keys, Origin, Seen, bare_body, canonical_shapes, numbered, require, settle
 from xlcore.weightmap import WeightMap
@@ -132,6 +132,9 @@ def _task(seen: Seen) -> dict[str, Any]:
 
 # ------------------------------------------------------------------------------------------------------- the origins
 
+ROOTS = {row.theirs.split("/")[0] for row in HF_TF.rows}
+TABLE = "transformer/word_embedding/weight"
+
 
 def untied(config: XLNetConfig, names: Iterable[str]) -> XLNetConfig:
     """Return the config under which the scores of words have a table of their own."""
@@ -147,21 +150,11 @@ def _copies(config: Any, head: Head) -> list[str]:
 
 
 def _plain_hf_tf(names: Iterable[str]) -> dict[str, str]:
-    """Name the copy of the table that the layer of word scores holds."""
-    roots = {name.split("/")[0] for row in HF_TF.rows for name in [row.theirs]}
-    split = without_model(names, roots)
-    table = "transformer/word_embedding/weight"
-    return {
-        name: "lm_loss/weight" if (group, path) == ("lm_loss", table) else path for name, (group, path) in split.items()
-    }
+    return plain_with_copy(names, ROOTS, TABLE, "lm_loss/weight")
 
 
 def _written_hf_tf(names: Iterable[str], config: Config, head: Head) -> dict[str, str]:
-    """Call the copy of the table by the layer that holds it and by the variable that it is."""
-    table = "transformer/word_embedding/weight"
-    paths = keras_paths({*names, table}, config, head)
-    copy = paths[table].replace("transformer", "lm_loss", 1)
-    return {name: copy if name == "lm_loss/weight" else paths[name] for name in names}
+    return written_with_copy(names, config, head, TABLE, "lm_loss/weight")
 
 
 def _check_hf_tf(config: Any, head: Head) -> None:

@@ -1,12 +1,13 @@
 """The files of XLM's tokenizer: HuggingFace's `vocab.json` and `merges.txt`; the original's codes and dictionary."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from xlcore import pickles
 from xlcore.errors import FormatError
-from xlcore.files import read_object
+from xlcore.files import parse_json, read_object
 from xlcore.tokenizers.bpe import END
 
 #: The words that the original puts before those of every vocabulary file.
@@ -29,14 +30,62 @@ def read_vocabulary(path: str | os.PathLike[str]) -> dict[str, int]:
     with file.open("rb") as opened:
         start = opened.read(64).lstrip()
     if start[:1] == b"{":
-        return _checked(file, read_object(file))
+        return dict(_checked(file, read_object(file)))
     if start[:2] in (b"PK", b"\x80\x02", b"\x80\x04"):
         found = pickles.load(file)
         words = found.get("dico_word2id") if isinstance(found, dict) else None
         if not isinstance(words, dict):
             raise FormatError(f"{file}: must hold dico_word2id, got none; name the vocabulary file")
-        return _checked(file, {_with_end(word, index): index for word, index in words.items()})
+        return from_dictionary(words, str(file))
     return _from_lines(_lines(file))
+
+
+def from_dictionary(words: Mapping[Any, Any], where: str) -> dict[str, int]:
+    """Return the vocabulary of an original's `dico_word2id`: what ends a word has `</w>`, in place of `@@` elsewhere.
+
+    A word with `@@` within, whose form another word has, stays as it is.
+
+    Raises:
+        FormatError: for ids that are not one a word, and words that are no text.
+    """
+    if not all(isinstance(word, str) and _is_text(word) for word in words):
+        raise FormatError(f"{where}: dico_word2id must have words that are text, got others")
+    table: dict[str, int] = {}
+    for word, index in sorted(_checked(where, words).items(), key=lambda each: "@@" in each[0].removesuffix("@@")):
+        token = _with_end(word, index)
+        table[word if token in table else token] = index
+    if len(table) != len(words):
+        raise FormatError(f"{where}: dico_word2id must have words that stay apart in our form, got others")
+    return table
+
+
+def to_dictionary(content: bytes, size: int) -> dict[int, str]:
+    """Return an original's `dico_id2word` for the content of a `vocab.json`; see `from_dictionary`.
+
+    Raises:
+        FormatError: if it has no token, or several, for one of the `size` ids.
+    """
+    where = "vocab.json"
+    found = parse_json(content, where)
+    vocabulary = _checked(where, found if isinstance(found, dict) else {})
+    words = {
+        index: token
+        if index < len(RESERVED) or "@@" in token
+        else token.removesuffix(END) + "@@" * (not token.endswith(END))
+        for token, index in sorted(vocabulary.items(), key=lambda each: each[1])
+    }
+    if list(words) != list(range(size)) or len(set(words.values())) != len(vocabulary):
+        told = f"{len(vocabulary)} tokens for {len(words)} ids up to {max(words, default=-1)}"
+        raise FormatError(f"{where}: must have one token for each id below {size}, got {told}")
+    return words
+
+
+def _is_text(word: str) -> bool:
+    """Tell whether UTF-8 can hold a string: half a surrogate pair it cannot."""
+    try:
+        return bool(word.encode()) or not word
+    except UnicodeEncodeError:
+        return False
 
 
 def read_merges(path: str | os.PathLike[str]) -> list[tuple[str, str]]:
@@ -84,7 +133,7 @@ def _with_end(word: Any, index: Any) -> str:
     return str(word).replace("@@", "")
 
 
-def _checked(file: Path, table: dict[str, Any]) -> dict[str, int]:
+def _checked(file: Path | str, table: Mapping[str, Any]) -> Mapping[str, int]:
     ids = list(table.values())
     if not ids or any(type(index) is not int or index < 0 for index in ids) or len(set(ids)) != len(ids):
         raise FormatError(f"{file}: must give each token an id of its own from 0 up, got others")

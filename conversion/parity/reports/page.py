@@ -117,7 +117,7 @@ def _compared(report: Report) -> Html:
         "Kinds": _listed(kinds_of(report.checks)),
         "Heads": join(f"{len(heads)}: " if len(heads) > 1 else "", _listed(heads)),
         "Cases": _listed(check.case for check in report.checks),
-        "Seeds": _ranges({check.seed for check in report.checks}),
+        "Draws": _draws({check.seed for check in report.checks}),
         "Checks": f"{len(report.checks):,}, {outcome}" if report.checks else "none",
         "Started": report.started,
         "Took": duration(report.seconds),
@@ -129,6 +129,11 @@ def _compared(report: Report) -> Html:
     summary = element("summary", f"Configuration ({count(len(report.config), 'key')})")
     config = element("details", summary, element("pre", written)) if report.config else None
     return element("section", element("h2", "What was compared"), element("dl", *pairs), config)
+
+
+def _draws(seeds: set[int]) -> str:
+    """Return how often weights and inputs were drawn, and by which seeds."""
+    return f"{len(seeds)}, by seed{'s' * (len(seeds) > 1)} {_ranges(seeds)}" if seeds else "none"
 
 
 def _listed(values: Iterable[str]) -> Html:

@@ -27,7 +27,7 @@ ADVICE = {
     "mode": "The same model differs from itself in another mode: look at what the compiler may fuse, cast or skip.",
 }
 # What the command takes; a report's other options have no flag.
-FLAGS = ("all", "against", "frameworks", "heads", "modes", "dtypes", "device", "seeds")
+FLAGS = ("all", "first", "against", "frameworks", "heads", "modes", "dtypes", "device", "seeds")
 # Characters that XML cannot or should not hold: controls, lone surrogates.
 _INVALID = re.compile("[^\t\n\r\x20-\x7e\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 

@@ -2,7 +2,6 @@
 
 import os
 import sys
-import textwrap
 from collections.abc import Iterator
 from types import TracebackType
 from typing import Any, Self
@@ -26,8 +25,8 @@ from conversion.parity.reports.summary import (
     worst,
 )
 from conversion.parity.results import Check, Report
+from conversion.tables import WIDTH, ascii_text, shortened, wrapped
 
-WIDTH = 110
 MOST_PLACES = 5
 _GREEN, _RED, _BOLD, _PLAIN = "\x1b[32m", "\x1b[31;1m", "\x1b[1m", "\x1b[0m"
 _GOOD = "ok"
@@ -65,7 +64,7 @@ class Progress:
                 self._bar.total = max(self._bar.total, self._bar.n + 2)
             self._bar.update()
         self._begun = True
-        self._bar.set_postfix_str(shortened(_ascii(text), 48))
+        self._bar.set_postfix_str(shortened(ascii_text(text), 48))
 
 
 def table(report: Report, colour: bool | None = None) -> str:
@@ -77,13 +76,13 @@ def table(report: Report, colour: bool | None = None) -> str:
     """
     if colour is None:
         colour = sys.stdout.isatty() and not os.getenv("NO_COLOR")
-    lines = [_paint(_fit(f"Parity of {_ascii(report.subject)}"), _BOLD, colour)]
+    lines = [_paint(_fit(f"Parity of {ascii_text(report.subject)}"), _BOLD, colour)]
     if report.checks:
         lines += ["", *_rows(report, colour)]
     if not report.passed:
         lines += _failures(report)
     tone = _GREEN if report.passed else _RED
-    last = _wrap(_ascii(f"{verdict(report)}. {reason(report)} It took {duration(report.seconds)}."))
+    last = wrapped(ascii_text(f"{verdict(report)}. {reason(report)} It took {duration(report.seconds)}."))
     lines += ["", *(_paint(line, tone, colour) for line in last)]
     return "\n".join(lines)
 
@@ -97,7 +96,7 @@ def _rows(report: Report, colour: bool) -> Iterator[str]:
     yield _line(_TITLES, widths)
     yield "  ".join("-" * width for width in widths)
     for head, rows in groups.items():
-        yield _paint(_fit(_ascii(head)), _BOLD, colour)
+        yield _paint(_fit(ascii_text(head)), _BOLD, colour)
         for row in rows:
             # The verdict is the last cell: it is painted once all are padded.
             start = _line((*row[:-1], ""), widths)
@@ -109,7 +108,7 @@ def _cells(checks: list[Check]) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = []
     for kind in kinds_of(checks):
         top = worst(by_kind[kind])
-        texts = (f"  {_ascii(kind)}", f"{len(by_kind[kind]):,}", _ascii(top.name))
+        texts = (f"  {ascii_text(kind)}", f"{len(by_kind[kind]):,}", ascii_text(top.name))
         numbers = (short(top.distance), floor_of(top), short(top.limit))
         rows.append((*texts, *numbers, _GOOD if top.passed else "DIFFERS"))
     return rows
@@ -141,45 +140,26 @@ def _failures(report: Report) -> Iterator[str]:
     if report.places:
         yield from ("", "First places where the sides part:")
         for place in report.places[:MOST_PLACES]:
-            yield from _wrap(f"{_ascii(place.head)}, {_ascii(place.case)}, seed {place.seed}", "  ")
-            yield from _wrap(_ascii(place), "    ")
+            yield from wrapped(f"{ascii_text(place.head)}, {ascii_text(place.case)}, seed {place.seed}", "  ")
+            yield from wrapped(ascii_text(place), "    ")
         if more := len(report.places) - MOST_PLACES:
             yield from [f"  ... and {count(more, 'more place')}"] if more > 0 else []
     if noted := [check for check in failed(report.checks) if remark(check)]:
         yield from ("", "Notes:")
         for check in noted[:MOST_PLACES]:
-            yield from _wrap(_ascii(f"{check.head}, {check.case}, {check.name}: {remark(check)}"), "  ")
+            yield from wrapped(ascii_text(f"{check.head}, {check.case}, {check.name}: {remark(check)}"), "  ")
         if len(noted) > MOST_PLACES:
             yield f"  ... and {count(len(noted) - MOST_PLACES, 'more note')}"
     steps = next_steps(report)
     yield from ("", "Next:")
     for number, step in enumerate(steps, 1):
-        yield from _wrap(f"{number}. {_ascii(step)}", "  ", hang=3)
+        yield from wrapped(f"{number}. {ascii_text(step)}", "  ", hang=3)
     if report.checks:
         yield f"  {len(steps) + 1}. Run the first failing head alone:"
-        yield from (f"     {line}" for line in shell_lines(_ascii(rerun(report)), WIDTH - 5))
+        yield from (f"     {line}" for line in shell_lines(ascii_text(rerun(report)), WIDTH - 5))
 
 
 # --------------------------------------------------------------------------------------------------------------- text
-
-
-def shortened(text: str, width: int) -> str:
-    """Return a text of at most `width` characters, left out in the middle: both ends of a name say most."""
-    if len(text) <= width:
-        return text
-    kept = width - 3
-    return text[: kept // 3] + "..." + text[len(text) - (kept - kept // 3) :] if kept > 0 else text[:width]
-
-
-def _ascii(text: object) -> str:
-    """Return a text in printable ASCII, the rest as escapes, so that no name can steer a terminal."""
-    shown = str(text).encode("ascii", "backslashreplace").decode("ascii")
-    return "".join(each if each.isprintable() else f"\\x{ord(each):02x}" for each in shown)
-
-
-def _wrap(text: str, indent: str = "", hang: int = 2) -> list[str]:
-    later = indent + " " * hang
-    return textwrap.wrap(text, WIDTH, initial_indent=indent, subsequent_indent=later, break_on_hyphens=False)
 
 
 def _fit(text: str) -> str:

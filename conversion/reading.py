@@ -1,0 +1,109 @@
+"""Reading large runs of bytes: past the system's cache where they are not in it, into memory that is used again.
+
+What is read once need not push out what others have in the cache; and memory that a process has had before costs
+nothing, while the system must find and clear what it has not.
+"""
+
+import ctypes
+import mmap
+import os
+import weakref
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from conversion.places import PAGE
+
+LEAST = 4 << 20  # bytes; smaller runs are read as usual
+_SPARE_FROM = 64 << 20  # smaller memory is not kept
+_ALIGNED = 16  # numbers must begin at multiples of their size
+
+Bytes = np.ndarray[Any, np.dtype[np.uint8]]
+
+_LIBC = ctypes.CDLL(None)
+_spare: list[mmap.mmap] = []  # one at most
+
+
+def read_run(handle: int, path: Path, offset: int, count: int) -> Bytes:
+    """Read bytes of an open file from an offset on; fewer come back where the file ends before.
+
+    Raises:
+        OSError: if reading fails.
+    """
+    if count < LEAST:
+        small: Bytes = np.empty(count, np.uint8)
+        return small[: _read(handle, small.data, offset)]
+    before = offset % PAGE
+    direct = -1 if before % _ALIGNED or _is_cached(handle, offset, count) else _opened_past(path)
+    if direct < 0:
+        array = room(count)
+        return array[: _read(handle, array.data, offset)]
+    try:
+        array = room(before + count + -(before + count) % PAGE)
+        done = _read_past(direct, array.data, offset - before)
+    finally:
+        os.close(direct)
+    done += _read(handle, array.data[done : before + count], offset - before + done)
+    return array[before : max(before, min(done, before + count))]
+
+
+def room(count: int) -> Bytes:
+    """Return memory that begins at a page; what is large is kept for the next who asks, once nobody has it."""
+    size = count + -count % PAGE
+    memory = _spare.pop() if _spare and len(_spare[0]) // 2 <= size <= len(_spare[0]) else None
+    if memory is None:
+        if size > _SPARE_FROM:
+            _spare.clear()  # before there is more: never two that nobody uses
+        memory = mmap.mmap(-1, max(size, PAGE), mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        if hasattr(mmap, "MADV_HUGEPAGE"):
+            memory.madvise(mmap.MADV_HUGEPAGE)
+    array = np.frombuffer(memory, np.uint8)
+    if len(memory) > _SPARE_FROM:
+        weakref.finalize(array, _keep, memory).atexit = False
+    return array[:count]
+
+
+def _keep(memory: mmap.mmap) -> None:
+    """Keep the larger of what is kept and what comes back."""
+    _spare[:] = [max([*_spare, memory], key=len)]
+
+
+def _is_cached(handle: int, offset: int, count: int) -> bool:
+    """Tell whether most of a run is in the cache; where nobody can tell, it counts as cached."""
+    ask = getattr(_LIBC, "mincore", None)
+    start = offset - offset % mmap.ALLOCATIONGRANULARITY
+    length = offset + count - start
+    if ask is None or os.fstat(handle).st_size < start + length:
+        return True
+    pages = np.zeros(-(-length // PAGE), np.uint8)
+    mapped = mmap.mmap(handle, length, access=mmap.ACCESS_COPY, offset=start)  # looked at, never touched
+    first = ctypes.c_char.from_buffer(mapped)
+    failed = ask(ctypes.c_void_p(ctypes.addressof(first)), ctypes.c_size_t(length), ctypes.c_void_p(pages.ctypes.data))
+    return bool(failed) or bool(np.count_nonzero(pages & 1) > len(pages) // 2)
+
+
+def _opened_past(path: Path) -> int:
+    try:
+        return os.open(path, os.O_RDONLY | os.O_DIRECT)
+    except (OSError, AttributeError):  # not every system and file system has a way past its cache
+        return -1
+
+
+def _read_past(handle: int, into: memoryview, offset: int) -> int:
+    """Read whole pages past the cache; stop where that ends, at the end of the file at the latest."""
+    done = 0
+    with suppress(OSError):  # what is wrong with the file is met again in reading the rest as usual
+        while done < len(into) and (count := os.preadv(handle, [into[done:]], offset + done)):
+            done += count
+            if count % PAGE:
+                break
+    return done
+
+
+def _read(handle: int, into: memoryview, offset: int) -> int:
+    done = 0
+    while done < len(into) and (count := os.preadv(handle, [into[done:]], offset + done)):
+        done += count
+    return done

@@ -1,0 +1,311 @@
+"""The engine that fills the places of a writer, one tensor at a time, and goes on where it was killed."""
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from conversion.blocks import Rounding, Tensor, blocks, sha256
+from conversion.folder import beside
+from conversion.formats.base import Entry, Place, Writer
+from conversion.journal import Record
+from conversion.places import Places
+from conversion.staging import Staging
+from conversion.tables import size
+from xlcore.errors import FormatError
+
+BATCH = 256 << 20  # bytes after which the disk is made to hold what was written
+ROOM = 128 << 20  # bytes of tensors that may be in memory however small the largest is
+
+Advance = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Made:
+    """One tensor of a result.
+
+    Attributes:
+        data: as it lies in the file, in layout and dtype; a view will do.
+        canonical: the canonical tensors in it, in the same dtype.
+        roundings: what casting did to each.
+    """
+
+    data: Tensor
+    canonical: Mapping[str, Tensor]
+    roundings: Mapping[str, Rounding] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One tensor of a result that is still to be made, how, and the bytes that this takes beside its own."""
+
+    entry: Entry
+    make: Callable[[], Made]
+    more: int = 0
+
+    @property
+    def needs(self) -> int:
+        """The bytes of memory that it takes while it is made."""
+        return self.entry.nbytes + self.more
+
+
+@dataclass(frozen=True)
+class Written:
+    """What is known of a result that lies in its staging folder.
+
+    Attributes:
+        sums: of each tensor, the checksum that its format wants.
+        sha256: of each canonical tensor.
+        roundings: what casting did to each canonical tensor.
+        resumed: bytes that an earlier, killed run had written.
+        left_behind: whether such a run's work could not be used, because source or plan were others.
+    """
+
+    sums: dict[str, int]
+    sha256: dict[str, str]
+    roundings: dict[str, Rounding]
+    resumed: int
+    left_behind: bool
+
+
+def fingerprint(*facts: Any) -> str:
+    """Return one number for facts that JSON can hold: the same if and only if they are the same."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def write(
+    staging: Staging,
+    writer: Writer,
+    pieces: Sequence[Piece],
+    mark: str,
+    *,
+    advance: Advance = lambda count: None,
+    batch: int = BATCH,
+) -> Written:
+    """Write every tensor into its place in a staging folder; those that are there already are left as they are.
+
+    Args:
+        staging: where to.
+        writer: the plan of the files.
+        pieces: the tensors of the plan, in any order.
+        mark: a fingerprint of source and plan; work of an earlier run under another mark is thrown away.
+        advance: called with each number of bytes that is done.
+        batch: after so many bytes the disk is made to hold them, and the journal says so.
+
+    Raises:
+        FormatError: if the disk is full, or writing fails otherwise.
+    """
+    with writable(staging.destination, sum(piece.entry.nbytes for piece in pieces)):
+        left_behind = _prepare(staging, writer, mark)
+        done = {record["tensor"]: record for record in staging.journal.records if "tensor" in record}
+        resumed = sum(piece.entry.nbytes for piece in pieces if piece.entry.name in done)
+        advance(resumed)
+        _fill(staging, writer, [piece for piece in pieces if piece.entry.name not in done], advance, batch)
+        found = _gathered(staging.journal.records, resumed, left_behind)
+        writer.end(staging.content, found.sums)
+    return found
+
+
+def _prepare(staging: Staging, writer: Writer, mark: str) -> bool:
+    """Lay the files down unless they lie there; tell whether work of another mark was thrown away."""
+    records = staging.journal.records
+    if (
+        len(records) > 1
+        and records[0] == {"mark": mark}
+        and records[1]["begun"].items() <= _sizes(staging.content).items()
+    ):
+        return False
+    left_behind = any("tensor" in record for record in records)
+    staging.clear()
+    writer.begin(staging.content)
+    for name in writer.files:
+        _reserve(staging.content / name)
+    staging.journal.add([{"mark": mark}, {"begun": _sizes(staging.content)}])
+    return left_behind
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    return {str(path.relative_to(folder)): path.stat().st_size for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def _reserve(file: Path) -> None:
+    """Have the disk set room aside for the whole file, so that a full disk is met before the work, not after it."""
+    with file.open("rb+") as stream:
+        size = os.fstat(stream.fileno()).st_size
+        try:
+            if size and hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(stream.fileno(), 0, size)
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # not every file system can
+                raise
+        os.fsync(stream.fileno())
+
+
+def _fill(staging: Staging, writer: Writer, pieces: Sequence[Piece], advance: Advance, batch: int) -> None:
+    """Write tensors in the order of their places; while one is written the next is made, if there is room for both."""
+    room = max([ROOM, *(2 * piece.entry.nbytes for piece in pieces)])
+    with _Hand(staging, writer, advance, batch) as hand:
+        for piece in sorted(pieces, key=lambda piece: _order(writer.places[piece.entry.name])):
+            if hand.holds + piece.needs > room:
+                hand.wait()
+            made = piece.make()
+            if (made.data.shape, made.data.dtype) != (piece.entry.shape, piece.entry.dtype):
+                wanted, got = (f"{each.dtype} {list(each.shape)}" for each in (piece.entry, made.data))
+                raise FormatError(f"{piece.entry.name}: must be as planned, {wanted}, got {got}")
+            hand.put(piece, made)
+            del made
+
+
+def _order(place: Place) -> tuple[str, int]:
+    return place.file, place.offset
+
+
+class _Hand:
+    """Writes and hashes one tensor at a time, beside whoever makes the next."""
+
+    def __init__(self, staging: Staging, writer: Writer, advance: Advance, batch: int) -> None:
+        self._writer, self._advance = writer, advance
+        self._keeper, self._places = _Keeper(staging, batch), Places(staging.content)
+        self._threads = ThreadPoolExecutor(2)
+        self._running: tuple[Piece, Future[Record]] | None = None
+        self._hashed = {name for record in staging.journal.records for name in record.get("sha256", ())}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        go_on = kind is None or not issubclass(kind, Exception)  # whoever is interrupted can go on from here
+        try:
+            if go_on:
+                self.wait()
+        finally:
+            self._threads.shutdown()
+            self._places.close()
+            self._keeper.close(go_on)
+
+    @property
+    def holds(self) -> int:
+        """The bytes that the tensor takes which is being written."""
+        return self._running[0].needs if self._running else 0
+
+    def put(self, piece: Piece, made: Made) -> None:
+        """Begin to write a tensor, once the one before is written."""
+        self.wait()
+        self._running = piece, self._threads.submit(self._write, piece.entry.name, made)
+
+    def wait(self) -> None:
+        """Wait until what was put is written, and have it noted."""
+        if self._running:
+            (piece, record), self._running = self._running, None
+            self._keeper.add(self._writer.places[piece.entry.name].file, piece.entry.nbytes, record.result())
+
+    def _write(self, name: str, made: Made) -> Record:
+        place = self._writer.places[name]
+        new = {each: array for each, array in made.canonical.items() if each not in self._hashed}
+        self._hashed |= new.keys()
+        digests = self._threads.submit(lambda: {each: sha256(array) for each, array in new.items()})
+        total = _Total(self._writer.sum, self._advance)
+        self._places.write(place.file, place.offset, made.data.nbytes, total.counted(blocks(made.data)))
+        roundings = {each: [found.largest, found.lost] for each, found in made.roundings.items()}
+        return {"tensor": name, "sum": total.sum, "sha256": digests.result(), "roundings": roundings}
+
+
+class _Total:
+    """Adds up the checksum that a format wants of a tensor, and says how far its writing is."""
+
+    def __init__(self, add: Callable[[Any, int], int] | None, advance: Advance) -> None:
+        self._add, self._advance, self.sum = add, advance, 0
+
+    def counted(self, found: Iterable[memoryview]) -> Iterator[memoryview]:
+        """Yield blocks; each is counted when the next is asked for."""
+        for block in found:
+            self.sum = self._add(block, self.sum) if self._add else 0
+            yield block
+            self._advance(len(block))
+
+
+class _Keeper:
+    """Has the disk hold what is written and says so in the journal, in that order, while writing goes on.
+
+    What was written and is not in the journal is written anew after a kill.
+    """
+
+    def __init__(self, staging: Staging, batch: int) -> None:
+        self._journal, self._folder, self._batch = staging.journal, staging.content, batch
+        self._thread = ThreadPoolExecutor(1)
+        self._running: Future[None] | None = None
+        self._files: set[Path] = set()
+        self._records: list[Record] = []
+        self._waiting = 0
+
+    def close(self, keep: bool) -> None:
+        """End; what waits is kept or not."""
+        try:
+            if keep:
+                self._keep()
+                self._wait()
+        finally:
+            self._thread.shutdown()
+
+    def add(self, file: str, count: int, record: Record) -> None:
+        """Note a tensor that is written."""
+        self._files.add(self._folder / file)
+        self._records.append(record)
+        self._waiting += count
+        if self._waiting >= self._batch:
+            self._keep()
+
+    def _keep(self) -> None:
+        self._wait()
+        self._running = self._thread.submit(self._write_down, self._files, self._records)
+        self._files, self._records, self._waiting = set(), [], 0
+
+    def _wait(self) -> None:
+        if self._running:
+            self._running.result()
+
+    def _write_down(self, files: set[Path], records: list[Record]) -> None:
+        for file in files:
+            flush(file)
+        self._journal.add(records)
+
+
+@contextmanager
+def writable(destination: Path, needed: int) -> Iterator[None]:
+    """Turn what goes wrong in writing a destination, for which so many bytes are needed, into one clear error."""
+    free = shutil.disk_usage(beside(destination)).free
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            what = f"the disk must have room for {size(needed)}, got {size(free)}"
+        else:
+            what = f"must be writable, got {error.strerror or error}"
+        raise FormatError(f"{destination}: {what}; nothing was written") from error
+
+
+def flush(file: Path) -> None:
+    """Have the disk hold a file's data."""
+    handle = os.open(file, os.O_RDONLY)
+    try:
+        getattr(os, "fdatasync", os.fsync)(handle)
+    finally:
+        os.close(handle)
+
+
+def _gathered(records: Sequence[Record], resumed: int, left_behind: bool) -> Written:
+    tensors = [record for record in records if "tensor" in record]
+    return Written(
+        sums={record["tensor"]: record["sum"] for record in tensors},
+        sha256={name: digest for record in tensors for name, digest in record["sha256"].items()},
+        roundings={name: Rounding(*pair) for record in tensors for name, pair in record["roundings"].items()},
+        resumed=resumed,
+        left_behind=left_behind,
+    )
