@@ -13,6 +13,32 @@ def version() -> dict[str, str]:
     return {"keras": keras.__version__, name: str(importlib.import_module(name).__version__)}
 
 
+def devices() -> tuple[str, ...]:
+    """Return the device on which all is computed, `cuda` or `cpu`."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        try:
+            return ("cuda",) if jax.default_backend() == "gpu" else ("cpu",)
+        except (RuntimeError, AssertionError):  # JAX_PLATFORMS names what is not at hand
+            return ("cpu",)
+    import tensorflow
+
+    return ("cuda",) if tensorflow.config.list_physical_devices("GPU") else ("cpu",)
+
+
+def keep_float64() -> None:
+    """Have Keras on JAX compute in float64 what is given in float64, so that the maths can be proven there, too.
+
+    Its rules of promotion make float32 of it, in `sin`, `cos`, `tanh` and layer normalisation for some, even where JAX
+    is told to keep 64 bits. There is no setting for it.
+    """
+    if keras.backend.backend() == "jax":
+        from keras.src.backend.common import dtypes
+
+        dtypes.BIT64_TO_BIT32_DTYPE["float64"] = "float64"
+
+
 def compiled(model: Any, mode: str, static: tuple[str, ...] = ()) -> Any:
     """Return a function that computes the model in a mode: `eager`, `graph` or `xla` (on JAX the last two are one).
 
@@ -30,8 +56,24 @@ def compiled(model: Any, mode: str, static: tuple[str, ...] = ()) -> Any:
     return tensorflow.function(lambda **inputs: model(**inputs), jit_compile=mode == "xla", autograph=False)
 
 
-def value_and_gradients(function: Callable[[], Any], variables: list[Any]) -> tuple[Any, list[Any]]:
-    """Return what a function computes, and its gradient by variables, None where it does not depend on one."""
+def compiled_function(function: Callable[..., Any], model: Any) -> Callable[..., Any]:
+    """Return a function that is compiled once for arguments of the same shapes, and reads a model's weights anew."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        def of(values: list[Any], *given: Any) -> Any:
+            with keras.StatelessScope(state_mapping=list(zip(model.variables, values, strict=True))):
+                return function(*given)
+
+        jitted = jax.jit(of)
+        return lambda *given: jitted([variable.value for variable in model.variables], *given)
+    import tensorflow
+
+    return tensorflow.function(function, autograph=False)
+
+
+def value_and_gradients(function: Callable[[], Any], variables: list[Any]) -> Callable[[], tuple[Any, list[Any]]]:
+    """Make a function that returns what the given one computes and its gradient by variables, zero if it has none."""
     if keras.backend.backend() == "jax":
         import jax
 
@@ -39,10 +81,13 @@ def value_and_gradients(function: Callable[[], Any], variables: list[Any]) -> tu
             with keras.StatelessScope(state_mapping=list(zip(variables, values, strict=True))):
                 return function()
 
-        return jax.value_and_grad(of)([variable.value for variable in variables])
+        return lambda: jax.value_and_grad(of)([variable.value for variable in variables])
     import tensorflow
 
-    with tensorflow.GradientTape() as tape:
-        value = function()
-    found = tape.gradient(value, [variable.value for variable in variables])
-    return value, [None if each is None else tensorflow.convert_to_tensor(each) for each in found]
+    def derived() -> tuple[Any, list[Any]]:
+        with tensorflow.GradientTape() as tape:
+            value = function()
+        found = tape.gradient(value, [variable.value for variable in variables], unconnected_gradients="zero")
+        return value, [tensorflow.convert_to_tensor(each) for each in found]  # rows of a table come as slices
+
+    return derived

@@ -11,15 +11,16 @@ import numpy as np
 from keras import ops
 
 from conversion import checkpoint
-from xl_tf.naming import layers_by_name, variables_by_name
+from xl_tf.naming import layers_by_name, parameters, turned, variables_by_name
 from xl_tf.ops import know_output
 from xlcore.config import Config
 from xlcore.errors import ConfigError, ShapeError, XLError
 from xlcore.families import FAMILIES, find_head
+from xlcore.files import named_folder
 from xlcore.heads import Family, Head
 from xlcore.maps.keras import is_turned
 from xlcore.outputs import ModelOutput
-from xlcore.params import Init
+from xlcore.params import Init, require_described, sinusoid
 
 # False while a model is built only to be filled from a file.
 _starting = ContextVar("_starting", default=True)
@@ -37,6 +38,7 @@ class Model(keras.Model):
 
     family: ClassVar[Family]
     head: ClassVar[Head]
+    carrier: Any = None  # the callback that has this model carry its memory, while it does
 
     def __init_subclass__(cls, **more: Any) -> None:
         super().__init_subclass__(**more)
@@ -45,11 +47,18 @@ class Model(keras.Model):
             keras.saving.register_keras_serializable("xlbridge")(cls)
 
     def __init__(self, config: Config, *, dtype: Any = None, **more: Any) -> None:
-        if not isinstance(config, self.family.config):
-            wanted = self.family.config.__name__
-            raise ConfigError(f"{type(self).__name__}: config must be a {wanted}, got {type(config).__name__}")
+        self._require(config)
         super().__init__(dtype=dtype, **more)
         self.config = config
+        self._made_by = config.copy()  # what the parameters are by, whatever becomes of the config
+        self.step_function: Any = (None, None)  # the config and the compiled step of `generate`, once it has made one
+
+    @classmethod
+    def _require(cls, config: Any) -> None:
+        """Refuse what is no config of the family."""
+        if not isinstance(config, cls.family.config):
+            wanted = cls.family.config.__name__
+            raise ConfigError(f"{cls.__name__}: config must be a {wanted}, got {type(config).__name__}")
 
     def finish(self) -> None:
         """Start the parameters that this class adds, by the table of the specification, from Keras' random state."""
@@ -60,7 +69,7 @@ class Model(keras.Model):
 
     def canonical_parameters(self) -> dict[str, Any]:
         """Return every parameter once, by its canonical name. Kernels are the other way round than the name says."""
-        return variables_by_name(self, self.family.params(self.config, self.head))
+        return variables_by_name(self, self.family.params(self._made_by, self.head))
 
     def body(self) -> "Model":
         """The model without its head, which may be itself."""
@@ -110,10 +119,13 @@ class Model(keras.Model):
         """
         if "torch_dtype" in overrides:
             raise ConfigError(f"{cls.__name__}: torch_dtype must be given as dtype, got {overrides['torch_dtype']!r}")
-        config = config.copy(**overrides) if config else checkpoint.read_config(path, **overrides)
+        if config is None:
+            config = checkpoint.read_config(path, **overrides)
+        cls._require(config)
+        config = config.copy(**overrides)
         opened = checkpoint.Checkpoint(path, config, cls.head)
         opened.settle(strict=strict, ignore_mismatched_sizes=ignore_mismatched_sizes)
-        with _unstarted():
+        with unstarted():
             model = cls(config, dtype=dtype)
         parameters = model.canonical_parameters()
         model._start(parameters.keys() - opened.names)
@@ -128,16 +140,33 @@ class Model(keras.Model):
         Args:
             path: the folder; files in it that are no weights stay.
             max_shard_size: bytes a file, as a number or such as `"200MB"`.
+
+        Raises:
+            WeightError: if the config does not describe the parameters, for a key was changed since they were made, or
+                a subclass adds some.
         """
+        path = named_folder("save_pretrained", path)
+        self._require_described()
         parameters = self.canonical_parameters()
-        table = self.family.params(self.config, self.head)
-        turned = {name: is_turned(name, table[name]) for name in parameters}
-        read = {name: lambda value=value, t=turned[name]: _to_numpy(value, t) for name, value in parameters.items()}
+        flips = {name: turned(self, name) for name in parameters}
+        read = {name: lambda value=value, t=flips[name]: _to_numpy(value, t) for name, value in parameters.items()}
         dtypes = {name: np.dtype(value.dtype) for name, value in parameters.items()}
         checkpoint.save(path, self.config, self.head, read, dtypes, max_shard_size)
 
+    def _require_described(self) -> None:
+        """Refuse to write a config beside parameters that it does not describe."""
+        shapes = {name: tuple(value.shape) for name, value in parameters(self).items()}
+        shapes = {name: shape[::-1] if turned(self, name) else shape for name, shape in shapes.items()}
+        require_described(type(self).__name__, self.family.params(self.config, self.head), shapes)
+
     def get_config(self) -> dict[str, Any]:
-        """Return what makes this model again, as JSON can hold it."""
+        """Return what makes this model again, as JSON can hold it.
+
+        Raises:
+            WeightError: if a key was changed since the parameters were made, and would make other ones.
+        """
+        made = {name: param.shape for name, param in self.family.params(self._made_by, self.head).items()}
+        require_described(type(self).__name__, self.family.params(self.config, self.head), made)
         policy = keras.saving.serialize_keras_object(self.dtype_policy)
         return {"name": self.name, "dtype": policy, "config": self.config.to_dict()}
 
@@ -148,11 +177,35 @@ class Model(keras.Model):
         dtype = keras.saving.deserialize_keras_object(keys.pop("dtype"))
         return cls(cls.family.config.from_dict(keys.pop("config")), dtype=dtype, **keys)
 
+    def export(
+        self,
+        filepath: str | Path,
+        format: str = "tf_saved_model",
+        verbose: bool | None = None,
+        input_signature: Any = None,
+        **more: Any,
+    ) -> None:
+        """Write the model for serving: ids [B, T] in, every output by its name out, lists as `mems_0`, `mems_1`.
+
+        Takes what `keras.Model.export` takes, whose own SavedModel cannot hold lists.
+        """
+        if format != "tf_saved_model":
+            super().export(filepath, format, verbose, input_signature, **more)
+            return
+        archive = keras.export.ExportArchive()
+        archive.track(self)
+        signature = input_signature or [keras.InputSpec(shape=(None, None), dtype="int32", name="input_ids")]
+        archive.add_endpoint("serve", lambda *inputs: self(*inputs, return_dict=True).flat("_"), signature, **more)
+        archive.write_out(filepath, verbose=verbose)
+
     # ---------------------------------------------------------------------------------------------------- training
 
     def __call__(self, *inputs: Any, **keys: Any) -> Any:
         """Call the model; inputs may come as one dictionary, as `fit` gives them."""
         inputs, keys = _spread(inputs, keys)
+        if isinstance(inputs[0], list | tuple):  # Keras would take each number for an input
+            where, kind = type(self).__name__, type(inputs[0]).__name__
+            raise ShapeError(f"{where}: input_ids must be an array, got {kind}; numpy.array(...) makes one")
         try:
             return super().__call__(*inputs, **keys)
         except XLError as error:
@@ -163,6 +216,22 @@ class Model(keras.Model):
         """Call the model with the values of its variables, as JAX does it."""
         inputs, keys = _spread(inputs, keys)
         return super().stateless_call(variables, other_variables, *inputs, **keys)
+
+    def fit(self, *inputs: Any, **keys: Any) -> Any:
+        """Train as Keras does. A memory that a callback carries ends with it, even where training is broken off."""
+        try:
+            return super().fit(*inputs, **keys)
+        finally:
+            if self.carrier is not None:
+                self.carrier.let_go()
+
+    def evaluate(self, *inputs: Any, **keys: Any) -> Any:
+        """Evaluate as Keras does, alone or within `fit`; carried memory as there."""
+        try:
+            return super().evaluate(*inputs, **keys)
+        finally:
+            if self.carrier is not None and not self.carrier.training:
+                self.carrier.let_go()
 
     def train_step(self, *state_and_data: Any) -> Any:
         """Train on one batch; labels stand in the inputs or beside them."""
@@ -176,13 +245,12 @@ class Model(keras.Model):
 
     def predict_step(self, *state_and_data: Any) -> Any:
         """Predict for one batch: everything that has a row for each of its rows, which `mems` has not."""
-        result = super().predict_step(*state_and_data)
-        if isinstance(result, ModelOutput):
-            return type(result)({name: value for name, value in result.items() if name != "mems"})
-        if isinstance(result, tuple) and isinstance(result[0], ModelOutput):  # with the state that JAX hands around
-            output = {name: value for name, value in result[0].items() if name != "mems"}
-            return type(result[0])(output), *result[1:]
-        return result
+        *state, data = state_and_data
+        x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
+        result = super().predict_step(*state, (self._by_name(x),))
+        if isinstance(result, tuple):  # with the state that JAX hands around
+            return self._by_row(result[0]), *result[1:]
+        return self._by_row(result)
 
     def compute_loss(
         self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
@@ -193,7 +261,8 @@ class Model(keras.Model):
         loss = y_pred.get("loss") if isinstance(y_pred, ModelOutput) else None
         if loss is None:
             where = type(self).__name__
-            raise ShapeError(f"{where}: fit must get labels, in the inputs under 'labels' or as y, got neither")
+            names = ", ".join(map(repr, self.head.targets)) or "'labels'"
+            raise ShapeError(f"{where}: fit must get labels, in the inputs under {names} or as y, got neither")
         return loss + sum(self.losses) if self.losses else loss
 
     def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
@@ -201,14 +270,23 @@ class Model(keras.Model):
         return super().compute_metrics(x, y, _named_in(y_pred, y), sample_weight)
 
     def _with_labels(self, data: Any) -> Any:
-        """Move labels that stand beside the inputs into them, for the model has its own loss."""
+        """Move labels that stand beside the inputs, alone or by name, into them, for the model has its own loss."""
         x, y, weight = keras.utils.unpack_x_y_sample_weight(data)
         if self.loss is not None:
-            return data
+            return keras.utils.pack_x_y_sample_weight(self._by_name(x), y, weight)
         if weight is not None:
             raise ShapeError(f"{type(self).__name__}: fit must get no sample_weight; labels of -100 weigh nothing")
-        x = x if isinstance(x, Mapping) else {"input_ids": x}
-        return ({**x, **({} if y is None else {"labels": y})},)
+        labels = y if isinstance(y, Mapping) else {} if y is None else {"labels": y}
+        return ({**self._by_name(x), **labels},)
+
+    def _by_name(self, x: Any) -> dict[str, Any]:
+        """Return the inputs of a batch by name; steps need the output by name, too, whatever the config has."""
+        by_name = x if isinstance(x, Mapping) else {"input_ids": x}
+        return {**by_name, **({} if self.config.return_dict else {"return_dict": True})}
+
+    def _by_row(self, output: Any) -> Any:
+        """Return an output without what has no row for each row of the batch, in the form that the config has."""
+        return self._returned(output.without("mems"), None) if isinstance(output, ModelOutput) else output
 
     def forget_traces(self) -> None:
         """Have `fit`, `evaluate` and `predict` compile anew, after a change that compiled steps would not see."""
@@ -218,11 +296,11 @@ class Model(keras.Model):
         """Take over what is set on a model and stands in no config; families add to it."""
 
     def _become(self, config: Config) -> None:
-        """Take another config in place: rows that both have stay, new rows start anew, all settings stay.
+        """Take another config in place: rows that both have stay, new rows start anew.
 
-        Compile again afterwards: the optimizer knew the variables of before.
+        Name, policy, what is trained, and what families set stay, too. All variables are new ones: compile again.
         """
-        other = type(self)(config, dtype=self.dtype_policy)
+        other = type(self)(config, dtype=self.dtype_policy, name=self.name)
         old = self.canonical_parameters()
         for name, value in other.canonical_parameters().items():
             if name in old:
@@ -230,12 +308,21 @@ class Model(keras.Model):
                 common = tuple(slice(min(sizes)) for sizes in zip(array.shape, old[name].shape, strict=True))
                 array[common] = ops.convert_to_numpy(old[name])[common]
                 value.assign(array)
-        layers = layers_by_name(other, ""), layers_by_name(self, "")
-        for module, before in zip(*(each.values() for each in layers), strict=True):
-            module.trainable = before.trainable
-            if isinstance(module, Model):
-                module.keep_settings(before)
+        other._take_settings(self)
         self.__dict__.update(other.__dict__)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        make, given = self.__reduce__()  # as Keras copies models: through a file in memory, which holds no settings
+        other = memo[id(self)] = make(*given)
+        other._take_settings(self)
+        return other
+
+    def _take_settings(self, before: "Model") -> None:
+        layers = layers_by_name(self, ""), layers_by_name(before, "")
+        for module, old in zip(*(each.values() for each in layers), strict=True):
+            module.trainable = old.trainable
+            if isinstance(module, Model):
+                module.keep_settings(old)
 
 
 def _spread(inputs: tuple[Any, ...], keys: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -261,7 +348,8 @@ def _plain(error: XLError) -> XLError:
 
 
 @contextmanager
-def _unstarted() -> Iterator[None]:
+def unstarted() -> Iterator[None]:
+    """Make models whose parameters are still to be set."""
     token = _starting.set(False)
     try:
         yield
@@ -275,8 +363,12 @@ def _fill(value: Any, init: Init) -> None:
     elif init.kind == "uniform":
         low, high = init.center - init.spread, init.center + init.spread
         value.assign(keras.random.uniform(value.shape, low, high, dtype=value.dtype))
+    elif init.kind == "sinusoid":
+        value.assign(sinusoid(*value.shape))
     else:
         value.assign(ops.full(value.shape, init.center, dtype=value.dtype))
+    if init.zero_row is not None:
+        value.assign(ops.slice_update(value.value, (init.zero_row, 0), ops.zeros((1, value.shape[1]), value.dtype)))
 
 
 def _to_numpy(value: Any, turned: bool) -> np.ndarray[Any, Any]:

@@ -10,7 +10,8 @@ from keras import ops
 
 def precise(dtype: str) -> str:
     """Return float32, or the dtype itself if that is wider."""
-    return keras.backend.result_type(dtype, "float32")
+    # not by Keras' rules of promotion: on JAX they make float32 of float64
+    return "float64" if keras.backend.standardize_dtype(dtype) == "float64" else "float32"
 
 
 def lowest(dtype: str) -> float:

@@ -1,6 +1,7 @@
 """The Keras side of a comparison: `python -m xl_tf.probe` (see `xlcore.probe`)."""
 
 import importlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,29 +9,34 @@ import keras
 import numpy as np
 from keras import ops
 
-from xl_tf.backend import compiled, value_and_gradients, version
+from xl_tf.backend import compiled, devices, keep_float64, value_and_gradients, version
 from xl_tf.generation import generate
-from xl_tf.model import Model
+from xl_tf.model import Model, unstarted
 from xl_tf.naming import layers_by_name, parameters, turned
-from xlcore.probe import Answer, Job, Recorder, serve
+from xlcore.probe import Answer, Job, Recorder, require_device, serve
 
 VERSIONS = version()
+Derivation = Callable[[], tuple[Any, dict[str, Any]]]
 
 
 def answer(job: Job) -> Answer:
     """Build the model, and do every task that the job names."""
+    require_device(job.device, devices())
     model = build(job)
     result = Answer(facts={"versions": VERSIONS})
     if "static" in job.tasks:
         shapes = {name: list(value.shape) for name, value in parameters(model).items()}
         result.facts["shapes"] = {name: shapes[name][::-1] if turned(model, name) else shapes[name] for name in shapes}
-    for case, inputs in job.cases().items():
-        inputs = {name: place(value, job) for name, value in inputs.items()}
-        for task in ("forward", "gradients", "trace", "tokens"):
+    cases = {case: {name: place(value, job) for name, value in each.items()} for case, each in job.cases().items()}
+    derivations = {case: derivation(model, inputs) for case, inputs in cases.items()}
+    for case, inputs in cases.items():
+        for task in ("forward", "trace", "tokens"):
             if task in job.tasks:
                 TASKS[task](model, inputs, case, job, result)
-    if "training" in job.tasks:
-        train(model, job, result)
+        if "gradients" in job.tasks:
+            gradients(model, derivations[case], case, result)
+    if "training" in job.tasks:  # last, for it changes the model
+        train(model, list(derivations.values()), job, result)
     return result
 
 
@@ -38,7 +44,8 @@ def build(job: Job) -> Model:
     """Make the model that the job names, with the job's weights."""
     module, _, name = job.model.partition(":")
     kind = getattr(importlib.import_module(module), name)
-    model = kind(kind.family.config.from_dict(job.config), dtype=job.dtype)
+    with unstarted():
+        model = kind(kind.family.config.from_dict(job.config), dtype=job.dtype)
     weights = job.weights()
     for key, value in parameters(model).items():
         if key in weights:
@@ -55,8 +62,8 @@ def forward(model: Model, inputs: dict[str, Any], case: str, job: Job, result: A
     """Compute outputs, and with labels the loss."""
     output = called(model, job)(**inputs, **wanted(model, job))
     result.add(f"outputs/{case}", output, take)
-    if "labels" in inputs:
-        rest = {name: value for name, value in inputs.items() if name != "labels"}
+    if any(name in inputs for name in model.head.targets):
+        rest = {name: value for name, value in inputs.items() if name not in model.head.targets}
         result.add(f"outputs/{case}/unlabelled", called(model, job)(**rest), take)
 
 
@@ -65,9 +72,9 @@ def wanted(model: Model, job: Job) -> dict[str, Any]:
     return {"output_hidden_states": True, "output_attentions": job.mode == "eager"}
 
 
-def gradients(model: Model, inputs: dict[str, Any], case: str, job: Job, result: Answer) -> None:
+def gradients(model: Model, derived: Derivation, case: str, result: Answer) -> None:
     """Compute the gradient of the loss by every parameter; without a loss, of the mean square of the first output."""
-    _, values = loss_and_gradients(model, inputs)
+    _, values = derived()
     values = {name: ops.transpose(value) if turned(model, name) else value for name, value in values.items()}
     result.add(f"gradients/{case}", values, take)
 
@@ -78,31 +85,37 @@ def scalar(model: Model, inputs: dict[str, Any]) -> Any:
     return output.loss if output.get("loss") is not None else ops.mean(ops.square(output[0]))
 
 
-def loss_and_gradients(model: Model, inputs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """Return the scalar, and its gradient by every parameter."""
-    named = parameters(model)
-    loss, found = value_and_gradients(lambda: scalar(model, inputs), list(named.values()))
-    return loss, {name: value for name, value in zip(named, found, strict=True) if value is not None}
+def derivation(model: Model, inputs: dict[str, Any]) -> Derivation:
+    """Return a function that computes the scalar, and its gradient by every parameter, zero if it has no part in it.
+
+    Parameters that are not trained have none.
+    """
+    named = {name: value for name, value in parameters(model).items() if value.trainable}
+    compute = value_and_gradients(lambda: scalar(model, inputs), list(named.values()))
+
+    def derived() -> tuple[Any, dict[str, Any]]:
+        loss, found = compute()
+        return loss, dict(zip(named, found, strict=True))
+
+    return derived
 
 
-def train(model: Model, job: Job, result: Answer) -> None:
+def train(model: Model, derivations: list[Derivation], job: Job, result: Answer) -> None:
     """Go down the gradient, plainly, over the cases in turn; keep losses, and parameters after 1 and all steps."""
-    cases = [{name: place(value, job) for name, value in inputs.items()} for inputs in job.cases().values()]
-    learner = build(job)
-    named = parameters(learner)
+    named = parameters(model)
     for step in range(1, job.steps + 1):
-        loss, values = loss_and_gradients(learner, cases[(step - 1) % len(cases)])
+        loss, values = derivations[(step - 1) % len(derivations)]()
         for name, value in values.items():
             named[name].assign(named[name].value - job.rate * value)
         result.add("training", {f"loss.{step}": loss}, take)
         if step in (1, job.steps):
-            after = {name: take(value).T if turned(learner, name) else take(value) for name, value in named.items()}
+            after = {name: take(value).T if turned(model, name) else take(value) for name, value in named.items()}
             result.add(f"training/step{step}", after, take)
 
 
 def tokens(model: Model, inputs: dict[str, Any], case: str, job: Job, result: Answer) -> None:
     """Continue the texts greedily."""
-    if "input_ids" in inputs and model.head.kind == "causal_lm":
+    if "input_ids" in inputs and model.head.kind in ("causal_lm", "word_lm"):
         texts = generate(model, inputs["input_ids"], job.steps)
         result.add(f"tokens/{case}", {"tokens": texts}, take)
 
@@ -118,7 +131,7 @@ def trace(model: Model, inputs: dict[str, Any], case: str, job: Job, result: Ans
     result.facts.setdefault("lines", {})[case] = recorder.lines
 
 
-TASKS = {"forward": forward, "gradients": gradients, "trace": trace, "tokens": tokens}
+TASKS = {"forward": forward, "trace": trace, "tokens": tokens}
 
 
 def place(value: Any, job: Job) -> Any:
@@ -143,4 +156,5 @@ def taken_if_float(value: Any) -> np.ndarray | None:
 
 
 if __name__ == "__main__":
+    keep_float64()
     serve(answer)

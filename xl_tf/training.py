@@ -20,14 +20,14 @@ class CarryMemory(keras.callbacks.Callback):
     def __init__(self, batch_size: int) -> None:
         super().__init__()
         self.batch_size = batch_size
-        self._training = False
+        self.training = False
         self._aside: list[Any] = []
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Begin to carry."""
-        self.model.carry_memory(self.batch_size)
+        self._carry()
         self.model.make_train_function()
-        self._training = True
+        self.training = True
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Start the texts anew."""
@@ -35,22 +35,30 @@ class CarryMemory(keras.callbacks.Callback):
 
     def on_test_begin(self, logs: Any = None) -> None:
         """Put the memory of training aside and start the evaluated texts anew."""
-        if self._training:
+        if self.training:
             self._aside = [ops.convert_to_numpy(state).copy() for state in self.model.body().carried.states()]
         else:
-            self.model.carry_memory(self.batch_size)
+            self._carry()
             self.model.make_test_function()
         self.model.reset_memory()
 
     def on_test_end(self, logs: Any = None) -> None:
         """Return to the memory of training."""
-        if not self._training:
-            self.model.drop_memory()
+        if not self.training:
+            self.let_go()
         for state, memory in zip(self.model.body().carried.states(), self._aside, strict=False):
             state.assign(memory)
         self._aside = []
 
     def on_train_end(self, logs: Any = None) -> None:
         """Carry nothing any longer."""
-        self._training = False
+        self.let_go()
+
+    def let_go(self) -> None:
+        """Carry nothing any longer, however far it went."""
+        self.training, self._aside, self.model.carrier = False, [], None
         self.model.drop_memory()
+
+    def _carry(self) -> None:
+        self.model.carry_memory(self.batch_size)
+        self.model.carrier = self

@@ -1,6 +1,7 @@
 """Transformer-XL in Keras (Dai et al., 2019). What it is stands in `xlcore/families/transfo_xl.py`."""
 
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -10,11 +11,12 @@ from xl_tf.checks import require_labels
 from xl_tf.layers.adaptive import AdaptiveBin, TFAdaptiveEmbedding, TFProjectedAdaptiveLogSoftmax
 from xl_tf.layers.attention import attend, distance_encodings, relative_shift
 from xl_tf.layers.basic import FeedForward, layer_norm, linear, parameter
-from xl_tf.layers.memory import CarriedMemory, MemoryThroughBody, require_memory
+from xl_tf.layers.memory import CarriedMemory, MemoryThroughBody
 from xl_tf.losses import classification_loss, mean_over
 from xl_tf.model import Model
-from xlcore.errors import ConfigError, ShapeError
+from xlcore.errors import ShapeError
 from xlcore.families.transfo_xl import TransfoXLConfig, resized
+from xlcore.memory import require_memory, require_memory_length
 
 Memories = list[Any]
 
@@ -148,7 +150,7 @@ class TFTransfoXLModel(Model):
         Raises:
             ShapeError: for inputs of other shapes, ids outside the vocabulary, or both or none of ids and embeddings.
         """
-        mems = None if mems is None else list(mems)[: len(self.blocks)]  # some keep the last output, too
+        mems = mems[: len(self.blocks)] if isinstance(mems, Sequence) else mems  # some keep the last output, too
         self._check(input_ids=input_ids, mems=mems, head_mask=head_mask, inputs_embeds=inputs_embeds)
         hidden = self.embedding(input_ids) if inputs_embeds is None else inputs_embeds
         hidden = self.dropout(hidden)
@@ -212,13 +214,9 @@ class TFTransfoXLModel(Model):
         """Keep `mem_len` positions from now on; the config stays as it is.
 
         Raises:
-            ConfigError: while a memory is carried, whose length is fixed.
+            ConfigError: for no whole number, and while a memory is carried, whose length is fixed.
         """
-        if self.carried.active:
-            where = type(self).__name__
-            raise ConfigError(
-                f"{where}: the memory's length must stay while it is carried, got {mem_len}; drop_memory()"
-            )
+        require_memory_length(type(self).__name__, mem_len, self.carried.active)
         self.mem_len = mem_len
 
     def carry_memory(self, batch_size: int) -> None:
@@ -227,7 +225,7 @@ class TFTransfoXLModel(Model):
         For loops over consecutive segments of `batch_size` texts. `reset_memory` forgets, `drop_memory` ends it.
         """
         length = max(self.mem_len, 0) if self.config.initial_memory == "zeros" else 0
-        require_memory(type(self).__name__, length)
+        require_memory(type(self).__name__, length, batch_size)
         self.carried.start(len(self.blocks), batch_size, length, self.config.d_model, self.compute_dtype)
         self.forget_traces()
 
@@ -243,7 +241,8 @@ class TFTransfoXLModel(Model):
     def keep_settings(self, before: "TFTransfoXLModel") -> None:
         """Take over the memory's length, and the memory that is carried."""
         super().keep_settings(before)
-        self.mem_len, self.carried = before.mem_len, before.carried
+        self.mem_len = before.mem_len
+        self.carried.take(before.carried)
 
     def _memories(self, mems: Memories | None, hidden: Any) -> Memories:
         """Return the memory of each layer batch first, L x [B, M, D]."""
@@ -418,6 +417,8 @@ class TFTransfoXLForSequenceClassification(MemoryThroughBody, Model):
         self.head.inputs.check(type(self).__name__, {"B": hidden.shape[0]}, {"labels": labels})
         last = ops.cast(self._last_positions(input_ids, hidden), "int32")
         logits = self.score(ops.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0])  # [B, K]
+        if self.config.pad_token_id is None:  # a graph that knows the size of no batch cannot refuse one of several
+            logits = ops.where(ops.equal(ops.shape(logits)[0], 1), logits, ops.cast(float("nan"), logits.dtype))
         loss = (
             None
             if labels is None

@@ -16,10 +16,11 @@ from conversion import checkpoint
 from xlcore.config import Config
 from xlcore.errors import ConfigError, WeightError
 from xlcore.families import FAMILIES, find_head
+from xlcore.files import named_folder
 from xlcore.heads import Family, Head
 from xlcore.maps import HF
 from xlcore.outputs import ModelOutput
-from xlcore.params import Init
+from xlcore.params import Init, require_described, sinusoid
 from xlcore.weightmap import Place, to_ours
 
 # False while a model is built only to be filled from a file.
@@ -51,13 +52,18 @@ class Model(nn.Module):
         cls.family, cls.head = find_head(cls)
 
     def __init__(self, config: Config) -> None:
-        if not isinstance(config, self.family.config):
-            wanted = self.family.config.__name__
-            raise ConfigError(f"{type(self).__name__}: config must be a {wanted}, got {type(config).__name__}")
+        self._require(config)
         super().__init__()
         self.config = config
         self.gradient_checkpointing = False
         self._register_load_state_dict_pre_hook(self._translate)
+
+    @classmethod
+    def _require(cls, config: Any) -> None:
+        """Refuse what is no config of the family."""
+        if not isinstance(config, cls.family.config):
+            wanted = cls.family.config.__name__
+            raise ConfigError(f"{cls.__name__}: config must be a {wanted}, got {type(config).__name__}")
 
     def finish(self) -> None:
         """Start the parameters that this class adds, by the table of the specification, from torch's random state."""
@@ -118,10 +124,13 @@ class Model(nn.Module):
         """
         if "torch_dtype" in overrides:
             raise ConfigError(f"{cls.__name__}: torch_dtype must be given as dtype, got {overrides['torch_dtype']!r}")
-        config = config.copy(**overrides) if config else checkpoint.read_config(path, **overrides)
+        if config is None:
+            config = checkpoint.read_config(path, **overrides)
+        cls._require(config)
+        config = config.copy(**overrides)
         opened = checkpoint.Checkpoint(path, config, cls.head)
         opened.settle(strict=strict, ignore_mismatched_sizes=ignore_mismatched_sizes)
-        with _unstarted():
+        with unstarted():
             model = cls(config).to(dtype=dtype)
         parameters = model.canonical_parameters()
         model._start(parameters.keys() - opened.names)
@@ -137,11 +146,22 @@ class Model(nn.Module):
         Args:
             path: the folder; files in it that are no weights stay.
             max_shard_size: bytes a file, as a number or such as `"200MB"`.
+
+        Raises:
+            WeightError: if the config does not describe the parameters, for a key was changed since they were made, or
+                a subclass adds some.
         """
+        path = named_folder("save_pretrained", path)
+        self._require_described()
         parameters = self.canonical_parameters()
         read = {name: lambda value=value: _to_numpy(value) for name, value in parameters.items()}
         dtypes = {name: _numpy_dtype(value.dtype) for name, value in parameters.items()}
         checkpoint.save(path, self.config, self.head, read, dtypes, max_shard_size)
+
+    def _require_described(self) -> None:
+        """Refuse to write a config beside parameters that it does not describe."""
+        shapes = {name: tuple(value.shape) for name, value in self.canonical_parameters().items()}
+        require_described(type(self).__name__, self.family.params(self.config, self.head), shapes)
 
     def _translate(self, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
         """Turn a state dict under HuggingFace's names into one under ours, before torch reads it."""
@@ -159,13 +179,15 @@ class Model(nn.Module):
             tensor = state.pop(name)
             for part in weights.ours(name.removeprefix(prefix)):
                 if part in places:
-                    state[keys[part]] = self._cut(name, tensor, places[part])
+                    state[keys[part]] = self._cut(name, tensor, *places[part])
         for alias, first in self.family.ties_within(self.config, self.head).items():
             if keys[alias] not in state and keys[first] in state:
                 state[keys[alias]] = state[keys[first]]
 
     def _cut(self, name: str, tensor: Tensor, place: Place) -> Tensor:
         """Return the part of a foreign tensor that is one parameter of ours."""
+        if not isinstance(tensor, Tensor):
+            raise WeightError(f"{type(self).__name__}: {name!r} must be a tensor, got {type(tensor).__name__}")
         tensor = to_ours(tensor, place.layout, self.config.sizes)
         rows = tensor.shape[0] if tensor.dim() else 1
         if rows != place.rows:
@@ -192,30 +214,31 @@ class Model(nn.Module):
             if isinstance(module, Model):
                 module.gradient_checkpointing = on
 
-    def keep_settings(self, before: "Model") -> None:
-        """Take over what is set on a model and stands in no config; families add to it."""
-        self.gradient_checkpointing = before.gradient_checkpointing
-
     def _become(self, config: Config) -> None:
-        """Take another config in place: rows that both have stay, new rows start anew, all settings stay."""
-        like = next(self.parameters())
-        other = type(self)(config).to(like.device, like.dtype).train(self.training)
-        old = self.canonical_parameters()
-        with torch.no_grad():
-            for name, value in other.canonical_parameters().items():
-                if name in old:
-                    common = tuple(slice(min(sizes)) for sizes in zip(value.shape, old[name].shape, strict=True))
-                    value[common] = old[name][common]
-                    value.requires_grad_(old[name].requires_grad)
-        for module, before in zip(other.modules(), self.modules(), strict=True):
-            module.training = before.training
+        """Take another config in place: rows that both have stay, new rows start anew, all settings stay.
+
+        Parameters that change are new objects: an optimizer that knew them must be made anew.
+        """
+        other = type(self)(config)
+        made: dict[nn.Parameter, nn.Parameter] = {}  # a tied parameter stays one
+        for module, new in zip(self.modules(), other.modules(), strict=True):
+            if all(map(_alike, module.parameters(), new.parameters())):
+                continue
             if isinstance(module, Model):
-                module.keep_settings(before)
-        self.config, self._modules, self._parameters = other.config, other._modules, other._parameters
+                module.config = new.config
+            else:  # such as the borders of bins
+                found = {name: value for name, value in vars(new).items() if name[0] != "_" and name != "training"}
+                vars(module).update(found)
+            for name, value in new.named_parameters(recurse=False):
+                old = getattr(module, name)
+                if not _alike(value, old):
+                    made[value] = made[value] if value in made else _with_rows_of(old, value)
+                    setattr(module, name, made[value])
 
 
 @contextmanager
-def _unstarted() -> Iterator[None]:
+def unstarted() -> Iterator[None]:
+    """Make models whose parameters are still to be set."""
     token = _starting.set(False)
     try:
         yield
@@ -230,8 +253,25 @@ def _fill(value: nn.Parameter, init: Init) -> None:
     elif init.kind == "uniform":
         low, high = init.center - init.spread, init.center + init.spread
         value.uniform_(low, high)
+    elif init.kind == "sinusoid":
+        value.copy_(torch.from_numpy(sinusoid(*value.shape)))
     else:
         value.fill_(init.center)
+    if init.zero_row is not None:
+        value[init.zero_row] = 0.0
+
+
+def _alike(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape
+
+
+@torch.no_grad()
+def _with_rows_of(old: nn.Parameter, new: nn.Parameter) -> nn.Parameter:
+    """Return the new parameter as the old one was set, with all entries of the old one for which it has room."""
+    value = new.to(old.device, old.dtype, copy=True)
+    common = tuple(slice(min(sizes)) for sizes in zip(value.shape, old.shape, strict=True))
+    value[common] = old[common]
+    return nn.Parameter(value, requires_grad=old.requires_grad)
 
 
 def _numpy_dtype(dtype: torch.dtype) -> np.dtype[Any]:

@@ -1,6 +1,7 @@
 """The PyTorch side of a comparison: `python -m xl_torch.probe` (see `xlcore.probe`)."""
 
 import importlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,25 +10,30 @@ import torch
 from torch import nn
 
 from xl_torch.generation import generate
-from xl_torch.model import Model
-from xlcore.probe import Answer, Job, Recorder, serve
+from xl_torch.model import Model, unstarted
+from xlcore.probe import Answer, Job, Recorder, require_device, serve
 
 VERSIONS = {"torch": torch.__version__}
+Derivation = Callable[[], tuple[Any, dict[str, Any]]]
 
 
 def answer(job: Job) -> Answer:
     """Build the model, and do every task that the job names."""
+    require_device(job.device, ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",))
     model = build(job)
     result = Answer(facts={"versions": VERSIONS})
     if "static" in job.tasks:
         result.facts["shapes"] = {name: list(value.shape) for name, value in model.canonical_parameters().items()}
-    for case, inputs in job.cases().items():
-        inputs = {name: place(value, job) for name, value in inputs.items()}
-        for task in ("forward", "gradients", "trace", "tokens"):
+    cases = {case: {name: place(value, job) for name, value in each.items()} for case, each in job.cases().items()}
+    derivations = {case: derivation(model, inputs) for case, inputs in cases.items()}
+    for case, inputs in cases.items():
+        for task in ("forward", "trace", "tokens"):
             if task in job.tasks:
                 TASKS[task](model, inputs, case, job, result)
-    if "training" in job.tasks:
-        train(model, job, result)
+        if "gradients" in job.tasks:
+            gradients(model, derivations[case], case, result)
+    if "training" in job.tasks:  # last, for it changes the model
+        train(model, list(derivations.values()), job, result)
     return result
 
 
@@ -35,7 +41,8 @@ def build(job: Job) -> Model:
     """Make the model that the job names, with the job's weights, in evaluation mode."""
     module, _, name = job.model.partition(":")
     kind = getattr(importlib.import_module(module), name)
-    model = kind(kind.family.config.from_dict(job.config)).to(job.device, getattr(torch, job.dtype)).eval()
+    with unstarted():
+        model = kind(kind.family.config.from_dict(job.config)).to(job.device, getattr(torch, job.dtype)).eval()
     weights = job.weights()
     with torch.no_grad():
         for key, value in model.canonical_parameters().items():
@@ -54,8 +61,8 @@ def forward(model: Model, inputs: dict[str, Any], case: str, job: Job, result: A
     with torch.no_grad():
         output = called(model, job)(**inputs, **wanted(model, job))
         result.add(f"outputs/{case}", output, take)
-        if "labels" in inputs:
-            rest = {name: value for name, value in inputs.items() if name != "labels"}
+        if any(name in inputs for name in model.head.targets):
+            rest = {name: value for name, value in inputs.items() if name not in model.head.targets}
             result.add(f"outputs/{case}/unlabelled", called(model, job)(**rest), take)
 
 
@@ -64,9 +71,9 @@ def wanted(model: Model, job: Job) -> dict[str, Any]:
     return {"output_hidden_states": True, "output_attentions": job.mode == "eager"}
 
 
-def gradients(model: Model, inputs: dict[str, Any], case: str, job: Job, result: Answer) -> None:
+def gradients(model: Model, derived: Derivation, case: str, result: Answer) -> None:
     """Compute the gradient of the loss by every parameter; without a loss, of the mean square of the first output."""
-    _, values = loss_and_gradients(model, inputs)
+    _, values = derived()
     result.add(f"gradients/{case}", values, take)
 
 
@@ -76,21 +83,26 @@ def scalar(model: Model, inputs: dict[str, Any]) -> Any:
     return output.loss if output.get("loss") is not None else output[0].square().mean()
 
 
-def loss_and_gradients(model: Model, inputs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """Return the scalar, and its gradient by every parameter."""
-    named = model.canonical_parameters()
-    loss = scalar(model, inputs)
-    found = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
-    return loss, {name: value for name, value in zip(named, found, strict=True) if value is not None}
+def derivation(model: Model, inputs: dict[str, Any]) -> Derivation:
+    """Return a function that computes the scalar, and its gradient by every parameter, zero if it has no part in it.
+
+    Parameters that are not trained have none.
+    """
+    named = {name: value for name, value in model.canonical_parameters().items() if value.requires_grad}
+
+    def derived() -> tuple[Any, dict[str, Any]]:
+        loss = scalar(model, inputs)
+        found = torch.autograd.grad(loss, list(named.values()), materialize_grads=True)
+        return loss, dict(zip(named, found, strict=True))
+
+    return derived
 
 
-def train(model: Model, job: Job, result: Answer) -> None:
+def train(model: Model, derivations: list[Derivation], job: Job, result: Answer) -> None:
     """Go down the gradient, plainly, over the cases in turn; keep losses, and parameters after 1 and all steps."""
-    cases = [{name: place(value, job) for name, value in inputs.items()} for inputs in job.cases().values()]
-    learner = build(job)
-    named = learner.canonical_parameters()
+    named = model.canonical_parameters()
     for step in range(1, job.steps + 1):
-        loss, values = loss_and_gradients(learner, cases[(step - 1) % len(cases)])
+        loss, values = derivations[(step - 1) % len(derivations)]()
         for name, value in values.items():
             named[name].data = named[name].data - job.rate * value
         result.add("training", {f"loss.{step}": loss}, take)
@@ -100,7 +112,7 @@ def train(model: Model, job: Job, result: Answer) -> None:
 
 def tokens(model: Model, inputs: dict[str, Any], case: str, job: Job, result: Answer) -> None:
     """Continue the texts greedily."""
-    if "input_ids" in inputs and model.head.kind == "causal_lm":
+    if "input_ids" in inputs and model.head.kind in ("causal_lm", "word_lm"):
         texts = generate(model, inputs["input_ids"], job.steps)
         result.add(f"tokens/{case}", {"tokens": texts}, take)
 
@@ -116,7 +128,7 @@ def trace(model: Model, inputs: dict[str, Any], case: str, job: Job, result: Ans
     result.facts.setdefault("lines", {})[case] = recorder.lines
 
 
-TASKS = {"forward": forward, "gradients": gradients, "trace": trace, "tokens": tokens}
+TASKS = {"forward": forward, "trace": trace, "tokens": tokens}
 
 
 def place(value: Any, job: Job) -> Any:

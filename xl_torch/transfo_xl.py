@@ -1,6 +1,7 @@
 """Transformer-XL in PyTorch (Dai et al., 2019). What it is stands in `xlcore/families/transfo_xl.py`."""
 
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,11 +12,12 @@ from xl_torch.checks import require_labels
 from xl_torch.layers.adaptive import AdaptiveBin, AdaptiveEmbedding, ProjectedAdaptiveLogSoftmax
 from xl_torch.layers.attention import attend, distance_encodings, relative_shift
 from xl_torch.layers.basic import FeedForward, layer_norm, linear, parameter
-from xl_torch.layers.memory import CarriedMemory, MemoryThroughBody, require_memory
+from xl_torch.layers.memory import CarriedMemory, MemoryThroughBody
 from xl_torch.losses import classification_loss, mean_over
 from xl_torch.model import Model
-from xlcore.errors import ConfigError, ShapeError
+from xlcore.errors import ShapeError
 from xlcore.families.transfo_xl import TransfoXLConfig, resized
+from xlcore.memory import require_memory, require_memory_length
 
 Memories = list[Tensor]
 
@@ -139,7 +141,7 @@ class TransfoXLModel(Model):
         Raises:
             ShapeError: for inputs of other shapes, ids outside the vocabulary, or both or none of ids and embeddings.
         """
-        mems = None if mems is None else list(mems)[: len(self.blocks)]  # some keep the last output, too
+        mems = mems[: len(self.blocks)] if isinstance(mems, Sequence) else mems  # some keep the last output, too
         self._check(input_ids=input_ids, mems=mems, head_mask=head_mask, inputs_embeds=inputs_embeds)
         hidden = self.embedding(input_ids) if inputs_embeds is None else inputs_embeds
         hidden = self.dropout(hidden)
@@ -176,7 +178,7 @@ class TransfoXLModel(Model):
             got = "none" if given["input_ids"] is None else "both"
             raise ShapeError(f"{where}: input must be either input_ids or inputs_embeds, got {got}")
         sizes = {"D": self.config.d_model, "N": self.config.n_head, "L": len(self.blocks)}
-        if self.head.inputs.check(where, sizes, given).get("T") == 0:
+        if self.head.inputs.check(where, sizes, given, Tensor).get("T") == 0:
             raise ShapeError(f"{where}: a segment must have at least one position, got 0")
 
     def _run(self, block: nn.Module, *inputs: Any) -> Any:
@@ -209,13 +211,9 @@ class TransfoXLModel(Model):
         """Keep `mem_len` positions from now on; the config stays as it is.
 
         Raises:
-            ConfigError: while a memory is carried, whose length is fixed.
+            ConfigError: for no whole number, and while a memory is carried, whose length is fixed.
         """
-        if self.carried.active:
-            where = type(self).__name__
-            raise ConfigError(
-                f"{where}: the memory's length must stay while it is carried, got {mem_len}; drop_memory()"
-            )
+        require_memory_length(type(self).__name__, mem_len, self.carried.active)
         self.mem_len = mem_len
 
     def carry_memory(self, batch_size: int) -> None:
@@ -224,7 +222,7 @@ class TransfoXLModel(Model):
         For loops over consecutive segments of `batch_size` texts. `reset_memory` forgets, `drop_memory` ends it.
         """
         length = max(self.mem_len, 0) if self.config.initial_memory == "zeros" else 0
-        require_memory(type(self).__name__, length)
+        require_memory(type(self).__name__, length, batch_size)
         like = self.embedding.bins[0].weight
         self.carried.start(len(self.blocks), batch_size, length, self.config.d_model, like)
 
@@ -235,11 +233,6 @@ class TransfoXLModel(Model):
     def drop_memory(self) -> None:
         """End `carry_memory`."""
         self.carried.stop()
-
-    def keep_settings(self, before: "TransfoXLModel") -> None:
-        """Take over the memory's length, and the memory that is carried."""
-        super().keep_settings(before)
-        self.mem_len, self.carried = before.mem_len, before.carried
 
     def _memories(self, mems: Memories | None, hidden: Tensor) -> Memories:
         """Return the memory of each layer batch first, L x [B, M, D]."""
@@ -331,7 +324,7 @@ class TransfoXLLMHeadModel(MemoryThroughBody, Model):
     def _following(self, labels: Tensor, hidden: Tensor) -> Tensor:
         """Return [B, U - 1], the label that each position predicts."""
         where, T = type(self).__name__, hidden.shape[1]
-        self.head.inputs.check(where, {"B": hidden.shape[0]}, {"labels": labels})
+        self.head.inputs.check(where, {"B": hidden.shape[0]}, {"labels": labels}, Tensor)
         if labels.shape[1] not in (T, T + 1) or labels.shape[1] < 2:
             raise ShapeError(
                 f"{where}: labels must have {T} columns, or {T + 1} with the word after the last, and at least 2, "
@@ -390,7 +383,7 @@ class TransfoXLForSequenceClassification(MemoryThroughBody, Model):
             input_ids, mems, head_mask, inputs_embeds, output_attentions, output_hidden_states, return_dict=True
         )
         hidden = body.last_hidden_state
-        self.head.inputs.check(type(self).__name__, {"B": hidden.shape[0]}, {"labels": labels})
+        self.head.inputs.check(type(self).__name__, {"B": hidden.shape[0]}, {"labels": labels}, Tensor)
         rows = torch.arange(hidden.shape[0], device=hidden.device)
         logits = self.score(hidden[rows, self._last_positions(input_ids, hidden)])  # [B, K]
         loss = (

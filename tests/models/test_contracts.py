@@ -28,15 +28,26 @@ def test_outputs_keep_their_contract(room, family, head):
     pytest.importorskip(room)
     config = family.config(**next(iter(family.examples.values())))
     common = {"D": config.hidden_size, "N": config.num_heads, "L": config.num_layers, "V": config.vocab_size}
-    sizes = common | {"B": 2, "T": 5, "U": 5, "M": 3, "K": config.num_labels}
-    inputs = head.inputs.draw(sizes, 0, [name for name in ("input_ids", "mems", "labels") if name in head.inputs])
+    sizes = common | {"B": 2, "C": 3, "G": 6, "T": 5, "P": 5, "U": 5, "M": 3, "K": config.num_labels}
+    names = [name for name in ("input_ids", "mems") if name in head.inputs]
+    inputs = head.inputs.draw(sizes, 0, [*names, *head.targets])
     options = {"output_hidden_states": True, "output_attentions": True}
     whole = called(room, head, config, inputs, **options)
-    unlabelled = called(room, head, config, {name: inputs[name] for name in inputs if name != "labels"}, **options)
+    unlabelled = called(room, head, config, {name: inputs[name] for name in names}, **options)
     met = {**whole, **unlabelled}
     assert met.keys() == head.output.fields.keys()
-    known = common | {"B": 2, "T": 5, "K": config.num_labels, "P": 4, "S": 8, "M": max(config.mem_len, 0)}
+    known = {axis: size for axis, size in sizes.items() if axis not in ("U", "M")}
+    known |= {"P": 4} if "losses" in met else {}  # one less than labels
+    carried = "mems" in inputs
+    known |= {"S": 8, "M": min(config.mem_len, 8)} if carried else {"S": 5}
+    known |= beams(config)
     head.output.fields.check(head.name, known, met)
+
+
+def beams(config):
+    """Return how many starts, and pairs of start and end, a search for answers keeps."""
+    starts = getattr(config, "start_n_top", 0)
+    return {"A": starts, "Z": starts * getattr(config, "end_n_top", 0)}
 
 
 def test_another_shape_is_told_from_the_contract():

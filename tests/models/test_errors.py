@@ -5,7 +5,19 @@ import re
 import numpy as np
 import pytest
 
-from tests.helpers import BODY, CLASSIFIER, LM, TORCH, Case, assert_close, each_head, each_side, inputs_for
+from tests.helpers import (
+    BODY,
+    CLASSIFIER,
+    HEADS,
+    LM,
+    TORCH,
+    XLNET,
+    Case,
+    assert_close,
+    each_head,
+    each_side,
+    inputs_for,
+)
 from xlcore import ConfigError, ShapeError, TransfoXLConfig, WeightError
 
 PATTERN = re.compile(r"(TF)?\w+: .+ must .+, got .+", re.DOTALL)
@@ -19,8 +31,9 @@ def refused(side, case, inputs, message, kind=ShapeError, model=None):
     said = str(caught.value)
     assert PATTERN.fullmatch(said), said
     prefix = "" if side is TORCH else "TF"
-    wanted = message.replace("Head:", f"{prefix}{case.head.name}:").replace("Body:", f"{prefix}{BODY.head.name}:")
-    assert said == wanted.replace("Embedding:", f"{prefix}AdaptiveEmbedding:")
+    body, embedding = case.family.heads[0].name, "AdaptiveEmbedding" if case in HEADS[:3] else "Embedding"
+    wanted = message.replace("Head:", f"{prefix}{case.head.name}:").replace("Body:", f"{prefix}{body}:")
+    assert said == wanted.replace("Embedding:", f"{prefix}{embedding}:")
 
 
 IDS = np.array([[2, 3, 4], [5, 6, 7]])
@@ -95,8 +108,12 @@ BODY_ERRORS = {
 }
 
 
+# The rest of the heads hand their inputs to the body like these.
+READERS = [*HEADS[:3], XLNET["base"], XLNET["permutation_lm"], XLNET["beam_question_answering"]]
+
+
 @pytest.mark.parametrize("name", BODY_ERRORS)
-@each_head
+@pytest.mark.parametrize("case", READERS, ids=str)
 @each_side
 def test_wrong_inputs(side, case, name):
     """Alike through every head: the body checks what it reads."""
@@ -208,7 +225,8 @@ def test_a_classifier_warns_where_it_cannot_see_padding(side):
 @each_side
 def test_a_config_of_another_kind(side, case):
     for config, got in (({"vocab_size": 31}, "dict"), (None, "NoneType"), ("transfo-xl-wt103", "str")):
-        with pytest.raises(ConfigError, match=rf"{case.head.name}: config must be a TransfoXLConfig, got {got}$"):
+        wanted = case.family.config.__name__
+        with pytest.raises(ConfigError, match=rf"{case.head.name}: config must be a {wanted}, got {got}$"):
             side.model_class(case)(config)
 
 

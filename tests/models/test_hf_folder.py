@@ -34,3 +34,48 @@ def test_two_segments_and_the_losses(room):
     near(labelled.loss, "labels_eq_inputs/loss")
     losses = np.sort(np.asarray(labelled.losses.detach() if room == "torch" else labelled.losses).ravel())
     assert np.abs(losses - np.sort(expected["outputs/labels_eq_inputs/losses"].ravel())).max() < 2e-5
+
+
+XLNET = FOLDER.with_name("hf_pt-xlnet_sharded_safetensors")
+XLNET_ROOMS = {"torch": ("xl_torch", "XLNetLMHeadModel"), "keras": ("xl_tf", "TFXLNetLMHeadModel")}
+
+
+@pytest.mark.parametrize("room", XLNET_ROOMS)
+def test_xlnet_in_shards_with_one_stream_and_with_two(room):
+    framework = pytest.importorskip(room)
+    module, name = XLNET_ROOMS[room]
+    model, info = getattr(importlib.import_module(module), name).from_pretrained(XLNET, output_loading_info=True)
+    assert not any(vars(info).values())
+    expected = load_file(XLNET / "expected.safetensors")
+    turn = framework.as_tensor if room == "torch" else framework.ops.convert_to_tensor
+    given = {key.removeprefix("inputs/"): turn(value) for key, value in expected.items() if key.startswith("inputs/")}
+
+    def near(value, key):
+        value = value.detach() if room == "torch" else value
+        assert np.abs(np.asarray(value) - expected[f"outputs/{key}"]).max() < 2e-5, key
+
+    first = model(**{key: given[key] for key in ("input_ids", "token_type_ids", "attention_mask")})
+    near(first.logits, "logits")
+    for layer, memory in enumerate(first.mems):
+        near(memory, f"mems_{layer}")
+    second = {key: given[key] for key in ("input_ids", "token_type_ids", "perm_mask", "target_mapping")}
+    near(model(**second, mems=first.mems).logits, "twostream_mems/logits")
+
+
+XLM_ROOMS = {"torch": ("xl_torch", "XLMWithLMHeadModel"), "keras": ("xl_tf", "TFXLMWithLMHeadModel")}
+
+
+@pytest.mark.parametrize("folder", ["hf_pt-xlm_safetensors", "hf_pt-xlm"])
+@pytest.mark.parametrize("room", XLM_ROOMS)
+def test_xlm_of_one_language_and_of_two(room, folder):
+    framework = pytest.importorskip(room)
+    module, name = XLM_ROOMS[room]
+    path = FOLDER.with_name(folder)
+    model, info = getattr(importlib.import_module(module), name).from_pretrained(path, output_loading_info=True)
+    assert not any(vars(info).values())
+    expected = load_file(path / "expected.safetensors")
+    turn = framework.as_tensor if room == "torch" else framework.ops.convert_to_tensor
+    given = {key.removeprefix("inputs/"): turn(value) for key, value in expected.items() if key.startswith("inputs/")}
+    logits = model(**given).logits
+    logits = logits.detach() if room == "torch" else logits
+    assert np.abs(np.asarray(logits) - expected["outputs/logits"]).max() < 2e-5

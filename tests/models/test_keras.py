@@ -8,9 +8,11 @@ import pytest
 from tests.helpers import (
     BODY,
     CLASSIFIER,
+    EVERYTHING_READ,
     HEADS,
     KERAS,
     LM,
+    XLNET,
     Case,
     assert_close,
     each_case,
@@ -20,7 +22,6 @@ from tests.helpers import (
     inputs_for,
     random_weights,
 )
-from xlcore import TransfoXLConfig
 from xlcore.errors import ShapeError
 
 keras = pytest.importorskip("keras")
@@ -32,21 +33,29 @@ MODES = {"eagerly": {"run_eagerly": True}, "graph": GRAPH, "xla": {"jit_compile"
 
 def quiet(case=LM, **keys):
     """Build a model without dropout, so that training is the same every time."""
-    return KERAS.model(case, case.config(dropout=0.0, **keys))
+    shares = [name for name in ("dropout", "summary_last_dropout") if name in case.family.config.fields]
+    return KERAS.model(case, case.config(**dict.fromkeys(shares, 0.0), **keys))
 
 
 def texts(B=5, case=LM, seed=3):
     """Draw ids and labels; 5 rows leave a short last batch of 1."""
     drawn = inputs_for(case, case.config(), "input_ids", "labels", B=B, seed=seed)
-    return drawn["input_ids"], drawn.get("labels")
+    ids = drawn.pop("input_ids")
+    return ids, drawn.get("labels", drawn)  # by name where there is more than one thing to learn
 
 
 # --------------------------------------------------------------------------------------------------- graph and XLA
 
 
-@pytest.mark.parametrize("jit", [False, True], ids=["graph", "xla"])
-@pytest.mark.parametrize("names", [(), ("mems", "labels")], ids=["plain", "mems-labels"])
-@each_head
+WHOLE = (*EVERYTHING_READ[1:], "labels")
+XLA = [*HEADS[:3], XLNET["base"], XLNET["permutation_lm"], XLNET["beam_question_answering"]]
+COMPILED = [
+    *((case, names, False) for case in HEADS for names in ((), WHOLE)),
+    *((case, names, True) for case in XLA for names in ((), WHOLE)),  # XLA takes seconds to compile
+]
+
+
+@pytest.mark.parametrize(("case", "names", "jit"), COMPILED, ids=str)
 def test_compiled_equals_eager(case, names, jit):
     model, config = KERAS.model(case), case.config()
     ready = KERAS.ready(model, inputs_for(case, config, "input_ids", *names))
@@ -228,7 +237,8 @@ def test_policies(case, policy):
         output = model(inputs_for(case, model.config, "input_ids")["input_ids"])
         assert {variable.dtype for variable in model.weights} == {wanted.variable_dtype}
         assert keras.backend.standardize_dtype(output[0].dtype) == wanted.compute_dtype
-        assert {keras.backend.standardize_dtype(memory.dtype) for memory in output.mems} == {wanted.compute_dtype}
+        kept = output.get("mems", [output[0]])
+        assert {keras.backend.standardize_dtype(memory.dtype) for memory in kept} == {wanted.compute_dtype}
 
 
 @pytest.mark.parametrize("dtype", ["mixed_float16", "mixed_bfloat16"])
@@ -263,8 +273,8 @@ def test_json_round_trip(case):
     assert type(again) is type(model)
     assert again.config == model.config
     assert again.dtype_policy.name == "bfloat16"
-    assert json.loads(model.to_json())["config"]["config"]["cutoffs"] == [9, 17]
-    assert isinstance(again.config, TransfoXLConfig)
+    assert json.loads(model.to_json())["config"]["config"]["vocab_size"] == 31
+    assert isinstance(again.config, case.family.config)
 
 
 @pytest.mark.parametrize("case", [*HEADS, Case(LM.family, LM.head, "tied_projections")], ids=str)
@@ -277,11 +287,13 @@ def test_weights_file_round_trip(case, tmp_path):
         np.testing.assert_array_equal(KERAS.run(other, inputs)[name], value, name)
 
 
+@pytest.mark.filterwarnings("ignore:Gradients do not exist for variables:UserWarning")  # of a stream not switched on
 @pytest.mark.parametrize("case", HEADS, ids=str)
 def test_keras_file_round_trip(case, tmp_path):
     """Weights, config and, for a compiled model, the state of its optimizer: training goes on where it stopped."""
     model, inputs = quiet(case), inputs_for(case, case.config(), "input_ids", "mems")
-    if case is not BODY:
+    trained = case in (LM, CLASSIFIER, XLNET["sequence_classification"])
+    if trained:
         data, steps = texts(case=case), {"batch_size": 4, "shuffle": False, "verbose": 0}
         model.compile(keras.optimizers.Adam(0.01), **GRAPH)
         model.fit(*data, **steps)
@@ -290,7 +302,7 @@ def test_keras_file_round_trip(case, tmp_path):
     assert loaded.config == model.config
     for name, value in KERAS.run(model, inputs).items():
         np.testing.assert_array_equal(KERAS.run(loaded, inputs)[name], value, name)
-    if case is not BODY:
+    if trained:
         assert int(loaded.optimizer.iterations) == 2
         losses = [each.fit(*data, **steps).history["loss"] for each in (model, loaded)]
         np.testing.assert_array_equal(losses[1], losses[0])

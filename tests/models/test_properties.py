@@ -11,10 +11,12 @@ from tests.helpers import (
     BODY,
     CASES,
     CLASSIFIER,
+    EVERYTHING_READ,
     HEADS,
     KERAS,
     LM,
     TORCH,
+    XLNET,
     Case,
     assert_close,
     each_head,
@@ -23,6 +25,7 @@ from tests.helpers import (
     flat,
     inputs_for,
     random_weights,
+    rows_of,
 )
 from xlcore import TransfoXLConfig
 from xlcore.errors import ConfigError, ShapeError
@@ -38,27 +41,19 @@ def each_variant(*names):
     return pytest.mark.parametrize("case", [lm(name) for name in names], ids=str)
 
 
-def rows(inputs, chosen):
-    """Return the chosen rows of a batch."""
-    taken = {name: value[chosen] for name, value in inputs.items() if name != "mems"}
-    return taken | ({"mems": [memory[:, chosen] for memory in inputs["mems"]]} if "mems" in inputs else {})
-
-
 # ------------------------------------------------------------------------------------------------ rows and positions
 
 
 @each_head
 @each_side
 def test_a_row_does_not_depend_on_its_batch(side, case):
-    config = case.config()
-    inputs = inputs_for(case, config, "input_ids", "mems", B=3)
+    config, everything = case.config(), {"output_hidden_states": True, "output_attentions": True}
+    inputs = inputs_for(case, config, *EVERYTHING_READ[:2], "token_type_ids", "attention_mask", B=3)
     model = side.model(case, config)
-    together = side.run(model, {**inputs, "output_hidden_states": True, "output_attentions": True})
+    together = side.run(model, {**inputs, **everything})
     for row in range(3):
-        alone = side.run(model, {**rows(inputs, [row]), "output_hidden_states": True, "output_attentions": True})
-        for name, value in together.items():
-            mine = value[:, [row]] if name.startswith("mems") else value[[row]]
-            assert_close(alone[name], mine, "equal", name)
+        alone = side.run(model, {**rows_of(case.head.inputs, inputs, [row]), **everything})
+        assert_close(alone, rows_of(case.head.output.fields, together, [row]), "equal")
 
 
 @pytest.mark.parametrize("case", [BODY, LM], ids=str)
@@ -241,7 +236,7 @@ def test_logits_to_keep(side):
 STORED = ("default", "one_table", "no_cutoffs", "shared_biases", "untied", "tied_projections")
 
 
-@pytest.mark.parametrize("case", [*(lm(name) for name in STORED), BODY, CLASSIFIER], ids=str)
+@pytest.mark.parametrize("case", [*(lm(name) for name in STORED), BODY, CLASSIFIER, *XLNET.values()], ids=str)
 def test_one_folder_serves_both_frameworks(case, tmp_path):
     """Whoever saves, whoever loads: the same bits."""
     config, inputs = case.config(), inputs_for(case, case.config(), "input_ids", "mems")
@@ -280,7 +275,8 @@ def test_save_and_load_keep_every_bit_of_a_dtype(side, dtype, tmp_path):
 @each_side
 def test_low_precision_stays_near(side, case, dtype):
     """Weights and activations in the low precision; also after a long memory."""
-    config = case.config(mem_len=40, clamp_len=-1)
+    longest = {"mem_len": 40, "clamp_len": -1} if "mems" in case.head.inputs else {}
+    config = case.config(**longest)
     inputs = inputs_for(case, config, "input_ids", "labels", T=10)
     weights = {name: value * 0.5 for name, value in random_weights(case, config).items()}
     wanted = side.run(side.model(case, config, weights=weights), inputs)
@@ -359,7 +355,10 @@ def test_gradient_checkpointing(case, dropout):
 
 
 COMPILED = [
-    *((case, "aot_eager", names) for case in HEADS for names in ((), ("mems",))),
+    *((case, "aot_eager", ()) for case in HEADS),
+    *((case, "aot_eager", ("mems",)) for case in HEADS[:3]),
+    *((case, "aot_eager", (*EVERYTHING_READ[1:], "labels")) for case in (XLNET["base"], XLNET["permutation_lm"])),
+    (XLNET["beam_question_answering"], "aot_eager", ("labels",)),
     *((case, "aot_eager", names) for case in (LM, CLASSIFIER) for names in (("labels",), ("mems", "labels"))),
     (LM, "inductor", ("mems", "labels")),  # the real compiler for one only: it is slow, and the graphs are the same
 ]

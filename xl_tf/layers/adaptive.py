@@ -6,8 +6,9 @@ from typing import Any
 import keras
 from keras import ops
 
-from xl_tf.checks import require_ids
+from xl_tf.checks import require_ids, require_labels
 from xl_tf.layers.basic import parameter
+from xl_tf.losses import inside, mean_over, told
 from xl_tf.ops import pick, precise
 from xlcore.adaptive import bins, tables
 
@@ -83,7 +84,7 @@ class TFAdaptiveEmbedding(keras.Layer):
         """Embed ids of any shape as [..., D].
 
         Raises:
-            ShapeError: for an id outside the vocabulary, on the CPU; elsewhere such an id embeds to zero.
+            ShapeError: for an id outside the vocabulary, where looking costs no wait; elsewhere it embeds to NaN.
         """
         require_ids("TFAdaptiveEmbedding", ids, self.n_token)
         ids, embedded = ops.cast(ids, "int32"), None
@@ -92,7 +93,8 @@ class TFAdaptiveEmbedding(keras.Layer):
             rows = rows if each.projection is None else ops.matmul(rows, ops.transpose(each.projection))
             inside = ((ids >= start) & (ids < end))[..., None]
             embedded = ops.where(inside, rows, ops.zeros_like(rows) if embedded is None else embedded)
-        return embedded * self.d_proj**0.5
+        known = ((ids >= 0) & (ids < self.n_token))[..., None]
+        return ops.where(known, embedded * self.d_proj**0.5, ops.cast(float("nan"), embedded.dtype))
 
 
 @keras.saving.register_keras_serializable("xlbridge")
@@ -104,6 +106,7 @@ class TFProjectedAdaptiveLogSoftmax(keras.Layer):
     Args:
         keep_order: return losses by position and not by bin.
         embedding: the embedding to share with: its tables if `tie_weight`, its projections where `tie_projs` says so.
+        plain: project only to the bins after the first, whose ids have no biases, as PyTorch's own layer has it.
     """
 
     def __init__(
@@ -117,6 +120,7 @@ class TFProjectedAdaptiveLogSoftmax(keras.Layer):
         embedding: TFAdaptiveEmbedding | None = None,
         tie_weight: bool = False,
         tie_projs: Sequence[bool] = (),
+        plain: bool = False,
         *,
         dtype: Any = None,
     ) -> None:
@@ -132,8 +136,9 @@ class TFProjectedAdaptiveLogSoftmax(keras.Layer):
             shared = embedding.bins[0 if self.one_table else number] if embedding else None
             weight = shared.weight if shared and tie_weight else None
             projection = shared.projection if shared and tie_projs[number] else None
+            columns, biased = (0 if plain and number == 0 else projected), not plain or number == 0
             given = {"weight": weight, "projection": projection, "dtype": dtype}
-            self.bins.append(AdaptiveBin(sizes[number], width, projected, biased=True, **given))
+            self.bins.append(AdaptiveBin(sizes[number], width, columns, biased=biased, **given))
         self.built = True
 
     def call(self, hidden: Any, labels: Any = None, keep_order: bool = False) -> Any:
@@ -172,19 +177,25 @@ class TFProjectedAdaptiveLogSoftmax(keras.Layer):
         return ops.cast(ops.concatenate(parts, axis=-1), hidden.dtype)
 
     def token_losses(self, hidden: Any, labels: Any) -> Any:
-        """Return -log p(label), zero for a label outside the vocabulary: [P] for hidden [P, D] and labels [P]."""
+        """Return -log p(label), [P], for hidden [P, D] and labels [P]: zero for -100, NaN for what else is no word."""
         shortlist = self.ends[0][1]
         entry = ops.clip(labels, 0, shortlist - 1)
         for number, (start, end, _) in enumerate(self.ends[1:]):
             entry = ops.where((labels >= start) & (labels < end), shortlist + number, entry)
         known = (labels >= 0) & (labels < self.n_token)
         losses = -pick(self._head(hidden), entry)
-        losses = ops.where(known, losses, ops.zeros_like(losses))
+        losses = told(losses, labels, known)
         for number, (start, end, _) in enumerate(self.ends[1:], 1):
             inside = (labels >= start) & (labels < end)
             tail = pick(self._tail(hidden, number), ops.clip(labels - start, 0, end - start - 1))
             losses = losses - ops.where(inside, tail, ops.zeros_like(tail))  # shapes must not depend on the labels
         return losses
+
+    def mean_loss(self, where: str, hidden: Any, labels: Any) -> Any:
+        """Return the mean loss of words: hidden [..., D], labels [...]; nothing is shifted, -100 is ignored."""
+        require_labels(where, labels, self.n_token)
+        losses = self.token_losses(ops.reshape(hidden, (-1, hidden.shape[-1])), ops.ravel(labels))
+        return mean_over(losses, inside(labels, self.n_token))
 
     def _head(self, hidden: Any) -> Any:
         """Return log-probabilities of the frequent ids and of the clusters, [..., cutoffs[0] + C]."""
@@ -197,7 +208,8 @@ class TFProjectedAdaptiveLogSoftmax(keras.Layer):
     def _tail(self, hidden: Any, number: int) -> Any:
         """Return log-probabilities within one cluster."""
         weight, bias = self._table(number)
-        return _log_softmax(ops.matmul(_projected(hidden, self.bins[number]), ops.transpose(weight)) + bias)
+        scores = ops.matmul(_projected(hidden, self.bins[number]), ops.transpose(weight))
+        return _log_softmax(scores if bias is None else scores + bias)
 
     def _table(self, number: int) -> tuple[Any, Any]:
         """Return the rows and biases of one bin, which may be a part of the one table of all."""

@@ -5,19 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from xlcore.errors import ConfigError, ShapeError
-
-
-def require_memory(where: str, length: int) -> None:
-    """Refuse to carry a memory that has no fixed length.
-
-    Raises:
-        ConfigError: for a model without memory, or one that starts from an empty memory.
-    """
-    if length <= 0:
-        raise ConfigError(
-            f"{where}: carry_memory must have a memory that starts with mem_len zeros, got length {length}"
-        )
+from xlcore.errors import ShapeError
 
 
 class CarriedMemory(keras.Layer):
@@ -40,6 +28,13 @@ class CarriedMemory(keras.Layer):
             zeros = self.add_weight(shape, initializer="zeros", dtype=dtype, trainable=False, autocast=False)
             setattr(self, f"layer_{number}", zeros)
         self.active, self.count = True, layers
+
+    def take(self, other: "CarriedMemory") -> None:
+        """Carry from now on what another one carries, if it does."""
+        if other.active:
+            states = other.states()
+            self.start(len(states), *states[0].shape, states[0].dtype)
+            self.keep(states)
 
     def stop(self) -> None:
         """Carry nothing any longer, and hold nothing."""

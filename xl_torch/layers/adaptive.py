@@ -6,8 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from xl_torch.checks import require_ids
+from xl_torch.checks import require_ids, require_labels
 from xl_torch.layers.basic import parameter
+from xl_torch.losses import inside, mean_over, told
 from xlcore.adaptive import bins, tables
 
 
@@ -74,7 +75,7 @@ class AdaptiveEmbedding(nn.Module):
         """Embed ids of any shape as [..., D].
 
         Raises:
-            ShapeError: for an id outside the vocabulary, on the CPU; elsewhere such an id embeds to zero.
+            ShapeError: for an id outside the vocabulary, where looking costs no wait; elsewhere it embeds to NaN.
         """
         require_ids("AdaptiveEmbedding", ids, self.n_token)
         ids, embedded = ids.long(), None
@@ -83,7 +84,8 @@ class AdaptiveEmbedding(nn.Module):
             rows = rows if each.projection is None else F.linear(rows, each.projection)
             inside = ((ids >= start) & (ids < end))[..., None]
             embedded = torch.where(inside, rows, torch.zeros_like(rows) if embedded is None else embedded)
-        return embedded * self.d_proj**0.5
+        known = ((ids >= 0) & (ids < self.n_token))[..., None]
+        return torch.where(known, embedded * self.d_proj**0.5, torch.nan)
 
 
 class ProjectedAdaptiveLogSoftmax(nn.Module):
@@ -94,6 +96,7 @@ class ProjectedAdaptiveLogSoftmax(nn.Module):
     Args:
         keep_order: return losses by position and not by bin.
         embedding: the embedding to share with: its tables if `tie_weight`, its projections where `tie_projs` says so.
+        plain: project only to the bins after the first, whose ids have no biases, as PyTorch's own layer has it.
     """
 
     def __init__(
@@ -107,6 +110,7 @@ class ProjectedAdaptiveLogSoftmax(nn.Module):
         embedding: AdaptiveEmbedding | None = None,
         tie_weight: bool = False,
         tie_projs: Sequence[bool] = (),
+        plain: bool = False,
     ) -> None:
         super().__init__()
         self.n_token, self.keep_order = n_token, keep_order
@@ -120,7 +124,8 @@ class ProjectedAdaptiveLogSoftmax(nn.Module):
             shared = embedding.bins[0 if self.one_table else number] if embedding else None
             weight = shared.weight if shared and tie_weight else None
             projection = shared.projection if shared and tie_projs[number] else None
-            each = AdaptiveBin(sizes[number], width, projected, biased=True, weight=weight, projection=projection)
+            columns, biased = (0 if plain and number == 0 else projected), not plain or number == 0
+            each = AdaptiveBin(sizes[number], width, columns, biased=biased, weight=weight, projection=projection)
             self.bins.append(each)
 
     def forward(self, hidden: Tensor, labels: Tensor | None = None, keep_order: bool = False) -> Tensor:
@@ -157,13 +162,14 @@ class ProjectedAdaptiveLogSoftmax(nn.Module):
         return torch.cat(parts, dim=-1).to(hidden.dtype)
 
     def token_losses(self, hidden: Tensor, labels: Tensor) -> Tensor:
-        """Return -log p(label), zero for a label outside the vocabulary: [P] for hidden [P, D] and labels [P]."""
+        """Return -log p(label), [P], for hidden [P, D] and labels [P]: zero for -100, NaN for what else is no word."""
         shortlist = self.ends[0][1]
         entry = labels.clamp(0, shortlist - 1)
         for number, (start, end, _) in enumerate(self.ends[1:]):
             entry = torch.where((labels >= start) & (labels < end), shortlist + number, entry)
         known = (labels >= 0) & (labels < self.n_token)
-        losses = torch.where(known, -_pick(self._head(hidden), entry), 0.0)
+        losses = -_pick(self._head(hidden), entry)
+        losses = told(losses, labels, known)
         for number, (start, end, _) in enumerate(self.ends[1:], 1):
             inside = (labels >= start) & (labels < end)
             if torch.compiler.is_compiling():  # shapes must not depend on the labels
@@ -173,6 +179,12 @@ class ProjectedAdaptiveLogSoftmax(nn.Module):
                 rows = inside.nonzero()[:, 0]
                 losses = losses.index_add(0, rows, -_pick(self._tail(hidden[rows], number), labels[rows] - start))
         return losses
+
+    def mean_loss(self, where: str, hidden: Tensor, labels: Tensor) -> Tensor:
+        """Return the mean loss of words: hidden [..., D], labels [...]; nothing is shifted, -100 is ignored."""
+        require_labels(where, labels, self.n_token)
+        losses = self.token_losses(hidden.flatten(0, -2), labels.flatten())
+        return mean_over(losses, inside(labels, self.n_token))
 
     def _head(self, hidden: Tensor) -> Tensor:
         """Return log-probabilities of the frequent ids and of the clusters, [..., cutoffs[0] + C]."""
@@ -184,7 +196,8 @@ class ProjectedAdaptiveLogSoftmax(nn.Module):
     def _tail(self, hidden: Tensor, number: int) -> Tensor:
         """Return log-probabilities within one cluster."""
         weight, bias = self._table(number)
-        return _log_softmax(F.linear(_projected(hidden, self.bins[number]), weight, bias))
+        scores = F.linear(_projected(hidden, self.bins[number]), weight, bias)
+        return _log_softmax(scores)
 
     def _table(self, number: int) -> tuple[Tensor, Tensor]:
         """Return the rows and biases of one bin, which may be a part of the one table of all."""

@@ -5,38 +5,40 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def distance_encodings(count: int, size: int, clamp_len: int, like: Tensor) -> Tensor:
+def distance_encodings(count: int, size: int, clamp_len: int, like: Tensor, ahead: int = 0) -> Tensor:
     """Encode the distances count - 1, ..., 1, 0 by sines and cosines (Dai et al., 2019, section 3.3) as [R, D].
 
-    Distances beyond a positive `clamp_len` count as `clamp_len`. Computed in at least float32 whatever the dtype of
-    `like`: half precision cannot tell large distances apart.
+    With `ahead` all are that much less: the last ones are those of keys that lie ahead of their query, below zero.
+    Distances beyond a positive `clamp_len`, either way, count as `clamp_len`. Computed in at least float32 whatever
+    the dtype of `like`: half precision cannot tell large distances apart.
     """
     dtype = torch.promote_types(like.dtype, torch.float32)
-    distances = torch.arange(count - 1, -1, -1, device=like.device).to(dtype)
+    distances = torch.arange(count - 1, -1, -1, device=like.device).to(dtype) - ahead
     if clamp_len > 0:
-        distances = distances.clamp(max=clamp_len)
+        distances = distances.clamp(-clamp_len, clamp_len)
     exponents = torch.arange(0, size, 2, device=like.device).to(dtype) / size
     angles = distances[:, None] * 10000.0 ** -exponents[None, :]
     return torch.cat([angles.sin(), angles.cos()], dim=-1).to(like.dtype)
 
 
 def relative_shift(by_distance: Tensor) -> Tensor:
-    """Turn scores by distance, [B, N, T, S + 1], into scores by key, [B, N, T, S]; a view, nothing is copied.
+    """Turn scores by distance, [B, N, T, R], into scores by key, [B, N, T, R - 1]; a view, nothing is copied.
 
-    Row t holds the distances S, ..., 0; key s of S stands at distance t + (S - T) - s. Leaving out the first T of
-    all T (S + 1) entries and breaking the rest into rows of S aligns them. Keys that lie ahead of their query get
-    entries of the next row, which a causal mask hides.
+    Row t holds falling distances from S on, for S keys; key s stands at distance t + (S - T) - s. Leaving out the
+    first T of all T R entries and breaking the rest into rows of R - 1 aligns them. Only the first S columns mean
+    something. With the distances S, ..., 0 those are all, and keys that lie ahead of their query get entries of the
+    next row, which a causal mask hides; with the distances down to 1 - T every key gets its own.
     """
-    T, S = by_distance.shape[-2], by_distance.shape[-1] - 1
-    return by_distance.flatten(-2)[..., T:].unflatten(-1, (T, S))
+    T, R = by_distance.shape[-2:]
+    return by_distance.flatten(-2)[..., T:].unflatten(-1, (T, R - 1))
 
 
 def attend(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    bias: Tensor,
-    visible: Tensor,
+    bias: Tensor | None,
+    visible: Tensor | None,
     dropout: float,
     head_mask: Tensor | None,
     need_probabilities: bool,
@@ -44,8 +46,10 @@ def attend(
     """Attend with softmax((query . key + bias) / sqrt(H)) where a key is visible.
 
     Args:
-        query: [B, T, N, H]. key, value: [B, S, N, H]. bias: [B, N, T, S], added before scaling.
-        visible: [T, S] or broadcastable to the scores; every query must see a key.
+        query: [B, T, N, H]. key, value: [B, S, N, H]. bias: [B, N, T, S] or None, added before scaling.
+        visible: [T, S] or broadcastable to the scores; None if every query sees every key. A query that sees no key
+            must be zero where there is a bias: it then attends to all alike. Without a bias what it gets is finite,
+            and means nothing.
         dropout: share of probabilities that is dropped.
         head_mask: [N]; the probabilities of each head are multiplied by it.
         need_probabilities: return them, too.
@@ -56,9 +60,12 @@ def attend(
     scale = query.shape[-1] ** -0.5
     query, key, value = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)  # [B, N, T or S, H]
     if head_mask is None and not need_probabilities:
-        return _fused(query, key, value, bias * scale, visible, dropout, scale), None
-    scores = (torch.matmul(query, key.transpose(-1, -2)) + bias) * scale
-    probabilities = torch.where(visible, scores, torch.finfo(scores.dtype).min).softmax(-1)
+        return _fused(query, key, value, bias, visible, dropout, scale), None
+    scores = torch.matmul(query, key.transpose(-1, -2))
+    scores = (scores if bias is None else scores + bias) * scale
+    probabilities = (
+        scores if visible is None else torch.where(visible, scores, torch.finfo(scores.dtype).min)
+    ).softmax(-1)
     probabilities = F.dropout(probabilities, dropout)
     if head_mask is not None:
         probabilities = probabilities * head_mask[:, None, None]
@@ -68,9 +75,18 @@ def attend(
 
 
 def _fused(
-    query: Tensor, key: Tensor, value: Tensor, bias: Tensor, visible: Tensor, dropout: float, scale: float
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    bias: Tensor | None,
+    visible: Tensor | None,
+    dropout: float,
+    scale: float,
 ) -> Tensor:
     """Attend in one kernel that keeps no probabilities."""
-    hidden = torch.where(visible, bias, torch.finfo(bias.dtype).min)
+    hidden = visible
+    if bias is not None:
+        hidden = bias * scale
+        hidden = hidden if visible is None else torch.where(visible, hidden, torch.finfo(hidden.dtype).min)
     context = F.scaled_dot_product_attention(query, key, value, hidden, dropout, scale=scale)
     return context.transpose(1, 2).flatten(-2)  # [B, T, N H]

@@ -3,19 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from xlcore.errors import ConfigError, ShapeError
-
-
-def require_memory(where: str, length: int) -> None:
-    """Refuse to carry a memory that has no fixed length.
-
-    Raises:
-        ConfigError: for a model without memory, or one that starts from an empty memory.
-    """
-    if length <= 0:
-        raise ConfigError(
-            f"{where}: carry_memory must have a memory that starts with mem_len zeros, got length {length}"
-        )
+from xlcore.errors import ShapeError
 
 
 class CarriedMemory(nn.Module):

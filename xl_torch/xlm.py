@@ -1,0 +1,445 @@
+"""XLM in PyTorch (Lample and Conneau, 2019). What it is stands in `xlcore/families/xlm.py`."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from xl_torch.checks import require_ids
+from xl_torch.heads import PrunableModel, all_texts, chosen_positions
+from xl_torch.layers.adaptive import ProjectedAdaptiveLogSoftmax
+from xl_torch.layers.basic import FeedForward, layer_norm, linear
+from xl_torch.layers.cache import KeyValueCache
+from xl_torch.layers.plain_attention import Maybe, PlainAttention, kept_positions, source_of, visible_keys
+from xl_torch.layers.summary import AnswerScore, EndScores, SequenceSummary, StartScores, answer_loss, best_answers
+from xl_torch.layers.vocabulary import Embedding, WordScores
+from xl_torch.losses import classification_loss, entry_loss, span_loss
+from xl_torch.model import Model
+from xlcore.errors import ShapeError
+from xlcore.families.xlm import XLMConfig, require_summary
+
+
+class XLMBlock(nn.Module):
+    """One layer: attention, in a decoder attention to an encoder, and feed-forward; each normalised after it."""
+
+    def __init__(self, config: XLMConfig, number: int) -> None:
+        super().__init__()
+        D, epsilon = config.hidden_size, config.layer_norm_eps
+        self.attention = PlainAttention(config, config.kept_heads(number))
+        self.attention_norm = layer_norm(D, epsilon)
+        self.cross_attention = None if config.is_encoder else PlainAttention(config, list(range(config.n_heads)))
+        self.cross_attention_norm = None if config.is_encoder else layer_norm(D, epsilon)
+        sizes = (D, config.feed_forward_size)
+        self.feed_forward = FeedForward(*sizes, config.dropout, config.activation, drop_inner=False)
+        self.feed_forward_norm = layer_norm(D, epsilon)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(
+        self, hidden: Tensor, visible: Maybe, source: Any, head_mask: Maybe, past: Any, need_probabilities: bool
+    ) -> tuple[Tensor, Maybe, tuple[Tensor, ...]]:
+        """Map hidden [B, T, D] to the same shape.
+
+        Args:
+            visible: [T, S] or [B, 1, 1 or T, S], true for keys that a query sees; None if it sees all.
+            source: what is read of an encoder. head_mask: [N].
+            past: keys and values of what has been read before, and of the source; None if nothing has.
+
+        Returns:
+            Hidden states, probabilities [B, N, T, S] or None, and keys and values of all that has been read.
+        """
+        key, value = self.attention.keys(hidden)
+        if past is not None:
+            key, value = torch.cat([past[0], key], dim=1), torch.cat([past[1], value], dim=1)  # [B, S, N, H]
+        attended, probabilities = self.attention(hidden, key, value, visible, head_mask, need_probabilities)
+        hidden = self.attention_norm(hidden + self.dropout(attended))
+        kept = (key, value)
+        if source is not None:
+            key, value = self.cross_attention.keys(source.states) if past is None else past[2:]
+            attended, _ = self.cross_attention(hidden, key, value, source.visible, None, False)
+            hidden = self.cross_attention_norm(hidden + self.dropout(attended))
+            kept = (*kept, key, value)
+        return self.feed_forward_norm(hidden + self.feed_forward(hidden)), probabilities, kept
+
+
+class XLMModel(PrunableModel, Model):
+    """The body: embeddings and layers, no head."""
+
+    def __init__(self, config: XLMConfig) -> None:
+        super().__init__(config)
+        D = config.emb_dim
+        self.embedding = Embedding(config.vocab_size, D, config.pad_token_id)
+        self.embedding_of_positions = Embedding(config.max_position_embeddings, D)
+        self.embedding_of_languages = Embedding(config.n_langs, D) if config.has_languages else None
+        self.embedding_norm = layer_norm(D, config.layer_norm_eps)
+        self.blocks = nn.ModuleList(XLMBlock(config, number) for number in range(config.n_layers))
+        self.dropout = nn.Dropout(config.dropout)
+        if config.sinusoidal_embeddings:
+            self.embedding_of_positions.weight.requires_grad_(False)
+        self.finish()
+
+    def forward(
+        self,
+        input_ids: Maybe = None, attention_mask: Maybe = None, langs: Maybe = None, token_type_ids: Maybe = None,
+        position_ids: Maybe = None, lengths: Maybe = None, cache: KeyValueCache | None = None, head_mask: Maybe = None,
+        inputs_embeds: Maybe = None, output_attentions: bool | None = None, output_hidden_states: bool | None = None,
+        return_dict: bool | None = None, src_enc: Maybe = None, src_len: Maybe = None,
+    ) -> Any:  # fmt: skip
+        """Read texts.
+
+        Args:
+            input_ids: [B, T], or inputs_embeds: [B, T, D].
+            attention_mask: [B, T], 0 for padding. Or lengths: [B], how many positions of each text count; if neither is
+                given, as many as are not `config.pad_token_id`. With `causal` padding is seen by later words all the
+                same, unless `config.hide_padding` says otherwise. States of padding are zero.
+            langs: [B, T], the language of each word; ignored by a model without embeddings of languages.
+            token_type_ids: [B, T], ids whose embeddings are added, as other implementations do.
+            position_ids: [B, T]; 0, 1, ... if None.
+            cache: what a causal model has read of these texts; only what is new is read, and returned.
+            head_mask: [N] or [L, N], 0 for heads to leave out.
+            output_attentions, output_hidden_states, return_dict: as the config has them if None.
+            src_enc, src_len: [B, M, D] and [B], for a decoder: states of an encoder, and how many of them count.
+
+        Returns:
+            `XLMModelOutput`, or a tuple of its fields.
+
+        Raises:
+            ShapeError: for other shapes, ids outside their range, both or none of ids and embeddings, too long texts.
+            ConfigError: for a cache where the model is not causal, or `src_enc` where it is no decoder.
+        """
+        need_probabilities = self.config.output_attentions if output_attentions is None else output_attentions
+        need_hidden = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        self._check(
+            cache, input_ids=input_ids, attention_mask=attention_mask, langs=langs, token_type_ids=token_type_ids,
+            position_ids=position_ids, lengths=lengths, head_mask=head_mask, inputs_embeds=inputs_embeds,
+        )  # fmt: skip
+        read = 0 if cache is None else cache.length
+        keep = kept_positions(self.config, input_ids, inputs_embeds, attention_mask, lengths)  # [B, S]
+        visible = visible_keys(self.config, keep, read)
+        source = source_of(type(self).__name__, self.config, keep.shape[0], src_enc, src_len)
+        hidden = self._embedded(read, input_ids, inputs_embeds, langs, token_type_ids, position_ids)
+        keep = keep[:, read:, None].to(hidden.dtype)
+        hidden = self.dropout(self.embedding_norm(hidden)) * keep
+        hidden_states, attentions, layers = [hidden], [], []
+        for number, block in enumerate(self.blocks):
+            head = head_mask if head_mask is None or head_mask.dim() == 1 else head_mask[number]
+            past = None if cache is None else cache.past(number)
+            hidden, probabilities, kept = self._run(block, hidden, visible, source, head, past, need_probabilities)
+            hidden = hidden * keep
+            hidden_states.append(hidden)
+            attentions.append(probabilities)
+            layers += [] if cache is None else [kept]
+        if cache is not None:
+            cache.keep(layers, read + hidden.shape[1])
+        output = self.head.output(
+            last_hidden_state=hidden,
+            hidden_states=tuple(hidden_states) if need_hidden else None,
+            attentions=tuple(attentions) if need_probabilities else None,
+        )
+        return self._returned(output, return_dict)
+
+    def _check(self, cache: KeyValueCache | None, **given: Any) -> None:
+        """Hold the inputs against the contract, and against what the config allows."""
+        found, config, where = self._check_text(**given), self.config, type(self).__name__
+        T, most = found["T"], config.max_position_embeddings
+        if given["position_ids"] is None and most < T:
+            raise ShapeError(f"{where}: a text must have at most {most} positions, got {T}; give position_ids")
+        if cache is not None:
+            cache.require(where, config, T)
+        last = T + 1
+        limits = {"langs": config.n_langs if config.has_languages else None, "position_ids": most, "lengths": last}
+        for name, limit in limits.items():
+            if given[name] is not None and limit is not None:
+                require_ids(where, given[name], limit, name)
+
+    def _embedded(
+        self, read: int, input_ids: Maybe, inputs_embeds: Maybe, langs: Maybe, types: Maybe, positions: Maybe
+    ) -> Tensor:
+        """Return the sum of all embeddings of what is new, [B, T, D]."""
+        given = (input_ids, inputs_embeds, langs, types, positions)
+        ids, hidden, langs, types, positions = (None if each is None else each[:, read:] for each in given)
+        hidden = self.embedding(ids) if hidden is None else hidden
+        if positions is None:
+            places = self.embedding_of_positions.weight[read : read + hidden.shape[1]].to(hidden.dtype)
+        else:
+            places = self.embedding_of_positions(positions)
+        hidden = hidden + places
+        if langs is not None and self.embedding_of_languages is not None:
+            hidden = hidden + self.embedding_of_languages(langs)
+        return hidden if types is None else hidden + self.embedding(types)
+
+
+class XLMWithLMHeadModel(PrunableModel, Model):
+    """The body with a score for each word."""
+
+    def __init__(self, config: XLMConfig) -> None:
+        super().__init__(config)
+        self.transformer = XLMModel(config)
+        V, D = config.vocab_size, config.emb_dim
+        table = self.transformer.embedding.weight if config.tie_word_embeddings else None
+        self.lm_head = None if config.asm else WordScores(V, D, table)
+        clusters = (config.asm_cutoffs, config.asm_div_value)
+        self.crit = ProjectedAdaptiveLogSoftmax(V, D, D, *clusters, plain=True) if config.asm else None
+        self.finish()
+
+    def forward(
+        self,
+        input_ids: Maybe = None, attention_mask: Maybe = None, langs: Maybe = None, token_type_ids: Maybe = None,
+        position_ids: Maybe = None, lengths: Maybe = None, cache: KeyValueCache | None = None, head_mask: Maybe = None,
+        inputs_embeds: Maybe = None, labels: Maybe = None, output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None, return_dict: bool | None = None, output_scores: bool = False,
+        logits_to_keep: int | Tensor = 0, src_enc: Maybe = None, src_len: Maybe = None,
+    ) -> Any:  # fmt: skip
+        """Predict words.
+
+        Takes what `XLMModel.forward` takes, and:
+
+        Args:
+            labels: [B, P], the word at each position; nothing is shifted. -100 is ignored. With a cache those of what
+                is new.
+            output_scores: give `logits` beside the loss, too; they cost time and memory.
+            logits_to_keep: scores of that many last positions only, 0 for all; or of these positions, [P].
+
+        Returns:
+            `XLMWithLMHeadModelOutput`, or a tuple of its fields. With labels the `loss`; without, `logits`, which with
+            `config.asm` are logarithms of probabilities.
+        """
+        body = self.transformer(
+            input_ids, attention_mask, langs, token_type_ids, position_ids, lengths, cache=cache, head_mask=head_mask,
+            inputs_embeds=inputs_embeds, output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states, return_dict=True, src_enc=src_enc, src_len=src_len,
+        )  # fmt: skip
+        where, hidden = type(self).__name__, body.last_hidden_state
+        loss, logits = None, None
+        if labels is not None:
+            self._check_targets(hidden, labels=labels)
+            loss = (self.lm_head or self.crit).mean_loss(where, hidden, labels)
+        if labels is None or output_scores:
+            hidden = chosen_positions(where, hidden, logits_to_keep)
+            logits = self.crit.log_prob(hidden) if self.lm_head is None else self.lm_head(hidden)
+        return self._headed(body, return_dict, loss=loss, logits=logits)
+
+    def get_output_embeddings(self) -> nn.Module:
+        """Return the scores of words."""
+        return self.lm_head or self.crit
+
+
+class XLMForSequenceClassification(PrunableModel, Model):
+    """The body with a score for each label of a text."""
+
+    def __init__(self, config: XLMConfig) -> None:
+        super().__init__(config)
+        require_summary(type(self).__name__, config)
+        self.transformer = XLMModel(config)
+        self.sequence_summary = SequenceSummary(config, config.emb_dim, config.num_labels)
+        self.finish()
+
+    def forward(
+        self,
+        input_ids: Maybe = None, attention_mask: Maybe = None, langs: Maybe = None, token_type_ids: Maybe = None,
+        position_ids: Maybe = None, lengths: Maybe = None, cache: KeyValueCache | None = None, head_mask: Maybe = None,
+        inputs_embeds: Maybe = None, labels: Maybe = None, output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None, return_dict: bool | None = None,
+    ) -> Any:  # fmt: skip
+        """Score each label for each text.
+
+        Takes what `XLMModel.forward` takes, and:
+
+        Args:
+            labels: [B] classes (-100 is ignored), [B] numbers or [B, K] zeros and ones; `config.problem_type` or,
+                without it, number of labels and dtype decide which, anew in each call.
+
+        Returns:
+            `XLMForSequenceClassificationOutput`, or a tuple of its fields.
+        """
+        body = self.transformer(
+            input_ids, attention_mask, langs, token_type_ids, position_ids, lengths, cache=cache, head_mask=head_mask,
+            inputs_embeds=inputs_embeds, output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states, return_dict=True,
+        )  # fmt: skip
+        hidden = body.last_hidden_state
+        logits = self.sequence_summary(hidden)  # [B, K]
+        self._check_targets(hidden, labels=labels)
+        where, problem = type(self).__name__, self.config.problem_type
+        loss = None if labels is None else classification_loss(where, logits, labels, problem)
+        return self._headed(body, return_dict, loss=loss, logits=logits)
+
+
+class XLMForTokenClassification(PrunableModel, Model):
+    """The body with a score for each label of a word."""
+
+    def __init__(self, config: XLMConfig) -> None:
+        super().__init__(config)
+        self.transformer = XLMModel(config)
+        self.dropout = nn.Dropout(config.dropout)
+        self.classifier = linear(config.emb_dim, config.num_labels)
+        self.finish()
+
+    def forward(
+        self,
+        input_ids: Maybe = None, attention_mask: Maybe = None, langs: Maybe = None, token_type_ids: Maybe = None,
+        position_ids: Maybe = None, lengths: Maybe = None, cache: KeyValueCache | None = None, head_mask: Maybe = None,
+        inputs_embeds: Maybe = None, labels: Maybe = None, output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None, return_dict: bool | None = None,
+    ) -> Any:  # fmt: skip
+        """Score each label for each word.
+
+        Takes what `XLMModel.forward` takes, and:
+
+        Args:
+            labels: [B, P] classes; -100 is ignored.
+
+        Returns:
+            `XLMForTokenClassificationOutput`, or a tuple of its fields.
+        """
+        body = self.transformer(
+            input_ids, attention_mask, langs, token_type_ids, position_ids, lengths, cache=cache, head_mask=head_mask,
+            inputs_embeds=inputs_embeds, output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states, return_dict=True,
+        )  # fmt: skip
+        hidden = body.last_hidden_state
+        logits = self.classifier(self.dropout(hidden))  # [B, P, K]
+        self._check_targets(hidden, labels=labels)
+        loss = None if labels is None else entry_loss(type(self).__name__, logits, labels)
+        return self._headed(body, return_dict, loss=loss, logits=logits)
+
+
+class XLMForMultipleChoice(PrunableModel, Model):
+    """The body with a score for each of several texts, of which one is right."""
+
+    def __init__(self, config: XLMConfig) -> None:
+        super().__init__(config)
+        require_summary(type(self).__name__, config)
+        self.transformer = XLMModel(config)
+        self.sequence_summary = SequenceSummary(config, config.emb_dim, config.num_labels)
+        self.score = linear(config.num_labels, 1)
+        self.finish()
+
+    def forward(
+        self,
+        input_ids: Maybe = None, attention_mask: Maybe = None, langs: Maybe = None, token_type_ids: Maybe = None,
+        position_ids: Maybe = None, lengths: Maybe = None, cache: KeyValueCache | None = None, head_mask: Maybe = None,
+        inputs_embeds: Maybe = None, labels: Maybe = None, output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None, return_dict: bool | None = None,
+    ) -> Any:  # fmt: skip
+        """Score each choice.
+
+        Takes what `XLMModel.forward` takes, with an axis for the choices: input_ids and what goes with it [B, C, T],
+        lengths [B, C], inputs_embeds [B, C, T, D].
+
+        Args:
+            labels: [B], the right choice; -100 is ignored.
+
+        Returns:
+            `XLMForMultipleChoiceOutput`, or a tuple of its fields.
+        """
+        self._check_given(
+            {}, input_ids=input_ids, attention_mask=attention_mask, langs=langs, token_type_ids=token_type_ids,
+            position_ids=position_ids, lengths=lengths, inputs_embeds=inputs_embeds, labels=labels,
+        )  # fmt: skip
+        texts = input_ids if inputs_embeds is None else inputs_embeds
+        given = (input_ids, attention_mask, langs, token_type_ids, position_ids, lengths)
+        input_ids, attention_mask, langs, token_type_ids, position_ids, lengths = (all_texts(each) for each in given)
+        body = self.transformer(
+            input_ids, attention_mask, langs, token_type_ids, position_ids, lengths, cache=cache, head_mask=head_mask,
+            inputs_embeds=all_texts(inputs_embeds), output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states, return_dict=True,
+        )  # fmt: skip
+        scores = self.score(self.sequence_summary(body.last_hidden_state))  # [G, 1]
+        logits = scores.unflatten(0, texts.shape[:2])[..., 0]  # [B, C]
+        loss = None if labels is None else entry_loss(type(self).__name__, logits, labels)
+        return self._headed(body, return_dict, loss=loss, logits=logits)
+
+
+class XLMForQuestionAnsweringSimple(PrunableModel, Model):
+    """The body with a score for each position, of being the start and of being the end of an answer."""
+
+    def __init__(self, config: XLMConfig) -> None:
+        super().__init__(config)
+        self.transformer = XLMModel(config)
+        self.spans = linear(config.emb_dim, 2)
+        self.finish()
+
+    def forward(
+        self,
+        input_ids: Maybe = None, attention_mask: Maybe = None, langs: Maybe = None, token_type_ids: Maybe = None,
+        position_ids: Maybe = None, lengths: Maybe = None, cache: KeyValueCache | None = None, head_mask: Maybe = None,
+        inputs_embeds: Maybe = None, start_positions: Maybe = None, end_positions: Maybe = None,
+        output_attentions: bool | None = None, output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> Any:  # fmt: skip
+        """Score starts and ends of answers.
+
+        Takes what `XLMModel.forward` takes, and:
+
+        Args:
+            start_positions, end_positions: [B] or [B, 1], where the answer stands; both for a loss. Positions behind
+                the end, of answers that were cut off, and -100 are ignored.
+
+        Returns:
+            `XLMForQuestionAnsweringSimpleOutput`, or a tuple of its fields.
+        """
+        body = self.transformer(
+            input_ids, attention_mask, langs, token_type_ids, position_ids, lengths, cache=cache, head_mask=head_mask,
+            inputs_embeds=inputs_embeds, output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states, return_dict=True,
+        )  # fmt: skip
+        hidden = body.last_hidden_state
+        self._check_targets(hidden, start_positions=start_positions, end_positions=end_positions)
+        starts, ends = self.spans(hidden).unbind(-1)  # [B, P]
+        loss = None
+        if start_positions is not None and end_positions is not None:
+            loss = span_loss(type(self).__name__, starts, ends, start_positions.flatten(), end_positions.flatten())
+        return self._headed(body, return_dict, loss=loss, start_logits=starts, end_logits=ends)
+
+
+class XLMForQuestionAnswering(PrunableModel, Model):
+    """The body with a search for the likeliest starts of answers and, for each, its likeliest ends."""
+
+    def __init__(self, config: XLMConfig) -> None:
+        super().__init__(config)
+        self.transformer = XLMModel(config)
+        self.start = StartScores(config.emb_dim)
+        self.end = EndScores(config.emb_dim, config.layer_norm_eps)
+        self.answer = AnswerScore(config.emb_dim, 0.0)
+        self.finish()
+
+    def forward(
+        self,
+        input_ids: Maybe = None, attention_mask: Maybe = None, langs: Maybe = None, token_type_ids: Maybe = None,
+        position_ids: Maybe = None, lengths: Maybe = None, cache: KeyValueCache | None = None, head_mask: Maybe = None,
+        inputs_embeds: Maybe = None, start_positions: Maybe = None, end_positions: Maybe = None,
+        is_impossible: Maybe = None, cls_index: Maybe = None, p_mask: Maybe = None,
+        output_attentions: bool | None = None, output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> Any:  # fmt: skip
+        """Learn from answers, or find them.
+
+        Takes what `XLMModel.forward` takes, and:
+
+        Args:
+            start_positions, end_positions: [B] or [B, 1], where the answer stands; both for a loss. Positions behind
+                the end, of answers that were cut off, and -100 are ignored.
+            is_impossible: [B] or [B, 1], 1 where there is no answer; counts with `cls_index` only.
+            cls_index: [B] or [B, 1], the position that stands for the text; the last if None, where XLM's is the first.
+            p_mask: [B, P], 1 where no answer can stand.
+
+        Returns:
+            `XLMForQuestionAnsweringOutput`, or a tuple of its fields: the loss, or without labels what was found.
+        """
+        body = self.transformer(
+            input_ids, attention_mask, langs, token_type_ids, position_ids, lengths, cache=cache, head_mask=head_mask,
+            inputs_embeds=inputs_embeds, output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states, return_dict=True,
+        )  # fmt: skip
+        where, hidden, config = type(self).__name__, body.last_hidden_state, self.config
+        targets = {"start_positions": start_positions, "end_positions": end_positions, "cls_index": cls_index}
+        self._check_targets(hidden, **targets, is_impossible=is_impossible, p_mask=p_mask)
+        impossible, index = (None if each is None else each.flatten() for each in (is_impossible, cls_index))
+        scorers = (self.start, self.end, self.answer)
+        if start_positions is None or end_positions is None:
+            tops = (config.start_n_top, config.end_n_top)
+            found = best_answers(where, scorers, hidden, index, p_mask, tops, False)
+            return self._headed(body, return_dict, **found)
+        positions = (start_positions.flatten(), end_positions.flatten())
+        loss = answer_loss(where, scorers, hidden, *positions, impossible, index, p_mask, False)
+        return self._headed(body, return_dict, loss=loss)

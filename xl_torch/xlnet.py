@@ -1,0 +1,413 @@
+"""XLNet in PyTorch (Yang et al., 2019). What it is stands in `xlcore/families/xlnet.py`."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from xl_torch.checks import require_targets
+from xl_torch.heads import TextModel
+from xl_torch.layers.basic import linear, parameter
+from xl_torch.layers.summary import AnswerScore, EndScores, SequenceSummary, StartScores, answer_loss, best_answers
+from xl_torch.layers.two_stream import Maybe, XLNetBlock, blocked_keys, encoded_distances, scene_of
+from xl_torch.layers.vocabulary import Embedding, WordScores
+from xl_torch.losses import classification_loss, entry_loss, span_loss
+from xl_torch.model import Model
+from xlcore.errors import ShapeError
+from xlcore.families.xlnet import XLNetConfig
+
+Memories = list[Tensor] | None
+
+
+class XLNetModel(TextModel, Model):
+    """The body: embeddings, layers with memory, one stream or two, no head."""
+
+    def __init__(self, config: XLNetConfig) -> None:
+        super().__init__(config)
+        self.embedding = Embedding(config.vocab_size, config.d_model)
+        self.mask_embedding = parameter(1, 1, config.d_model)
+        self.blocks = nn.ModuleList(XLNetBlock(config) for _ in range(config.n_layer))
+        self.dropout = nn.Dropout(config.dropout)
+        self.finish()
+
+    def forward(
+        self,
+        input_ids: Maybe = None, attention_mask: Maybe = None, mems: Memories = None, perm_mask: Maybe = None,
+        target_mapping: Maybe = None, token_type_ids: Maybe = None, input_mask: Maybe = None, head_mask: Maybe = None,
+        inputs_embeds: Maybe = None, use_mems: bool | None = None, output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None, return_dict: bool | None = None,
+    ) -> Any:  # fmt: skip
+        """Read a text, or a segment of one after the memory of earlier ones.
+
+        Args:
+            input_ids: [B, T], or inputs_embeds: [B, T, D].
+            attention_mask: [B, T], 0 for padding; or input_mask: [B, T], 1 for padding. Numbers or truth values.
+            mems: L x [M, B, D], as an earlier call gave them, of any length.
+            perm_mask: [B, T, T], 1 where position i may not see what stands at position j.
+            target_mapping: [B, P, T], a row for each prediction, 1 at its position; or [B, P] whole numbers, the
+                positions, -1 for none, which costs less in compiled code and on accelerators. Switches the second
+                stream on, which knows where it stands but not what stands there.
+            token_type_ids: [B, T], numbers of segments; only whether two are equal counts, and memory is of segment 0.
+            head_mask: [N] or [L, N], 0 for heads to leave out.
+            use_mems: return memory; as `config.use_mems_train` or `config.use_mems_eval` says if None. What `mems`
+                holds is read in any case.
+            output_attentions, output_hidden_states, return_dict: as the config has them if None.
+
+        Returns:
+            `XLNetModelOutput`, or a tuple of its fields.
+
+        Raises:
+            ShapeError: for inputs of other shapes, ids outside the vocabulary, both or none of ids and embeddings, both
+                masks of padding, or an odd number of texts with `bi_data`.
+        """
+        mems = None if mems is None or all(memory is None for memory in mems) else mems
+        need_probabilities = self.config.output_attentions if output_attentions is None else output_attentions
+        need_hidden = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        self._check(
+            input_ids=input_ids, attention_mask=attention_mask, mems=mems, perm_mask=perm_mask,
+            target_mapping=target_mapping, token_type_ids=token_type_ids, input_mask=input_mask, head_mask=head_mask,
+            inputs_embeds=inputs_embeds,
+        )  # fmt: skip
+        hidden = self.dropout(self.embedding(input_ids) if inputs_embeds is None else inputs_embeds)
+        guess = None if target_mapping is None else self._guess(target_mapping, hidden)
+        M = 0 if mems is None else mems[0].shape[0]
+        T, config = hidden.shape[1], self.config
+        distances = self.dropout(encoded_distances(config, T, M, hidden))  # one for all rows of the batch
+        blocked = blocked_keys(M, attention_mask, input_mask, perm_mask)
+        scene = scene_of(config, distances, T, M, blocked, token_type_ids, target_mapping, need_probabilities)
+        need_mems = self._need_mems() if use_mems is None else use_mems
+        hidden_states, attentions, kept = [], [], []
+        for number, block in enumerate(self.blocks):
+            head = head_mask if head_mask is None or head_mask.dim() == 1 else head_mask[number]
+            memory = None if mems is None else mems[number].transpose(0, 1).to(hidden.dtype)
+            context = hidden if memory is None else torch.cat([memory, hidden], dim=1)  # [B, S, D]
+            hidden_states += [hidden] if guess is None else [hidden, guess]
+            kept.append(self._kept(context, M))
+            last = number + 1 == len(self.blocks) and guess is not None and not (need_hidden or need_probabilities)
+            hidden = None if last else hidden  # nobody reads what it would become
+            hidden, guess, probabilities = self._run(block, hidden, guess, context, scene, head, need_probabilities)
+            attentions.append(probabilities)
+        hidden_states += [hidden] if guess is None else [hidden, guess]
+        output = self.head.output(
+            last_hidden_state=self.dropout(hidden if guess is None else guess),
+            mems=tuple(memory.transpose(0, 1) for memory in kept) if need_mems else None,
+            hidden_states=tuple(hidden_states) if need_hidden else None,
+            attentions=tuple(attentions) if need_probabilities else None,
+        )
+        return self._returned(output, return_dict)
+
+    def _check(self, **given: Any) -> None:
+        """Hold the inputs against the contract, and against each other."""
+        found = self._check_text(**given)
+        where = type(self).__name__
+        if given["attention_mask"] is not None and given["input_mask"] is not None:
+            raise ShapeError(f"{where}: padding must be told by attention_mask or by input_mask, got both")
+        if self.config.bi_data and found.get("B", 0) % 2:
+            raise ShapeError(f"{where}: a batch must have an even number of texts with bi_data, got {found['B']}")
+        if given["target_mapping"] is not None:
+            require_targets(where, given["target_mapping"], found["T"])
+
+    def _run(self, block: nn.Module, *inputs: Any) -> Any:
+        if self.gradient_checkpointing and self.training:
+            return checkpoint(block, *inputs, use_reentrant=False)
+        return block(*inputs)
+
+    def _guess(self, target_mapping: Tensor, hidden: Tensor) -> Tensor:
+        """Return where the second stream starts, [B, P, D]: the same everywhere."""
+        B, P = target_mapping.shape[:2]
+        return self.dropout(self.mask_embedding.to(hidden.dtype).expand(B, P, -1))
+
+    # ------------------------------------------------------------------------------------------------------- memory
+
+    def _need_mems(self) -> bool:
+        return self.config.use_mems_train if self.training else self.config.use_mems_eval
+
+    def _kept(self, context: Tensor, M: int) -> Tensor:
+        """Return what is kept of memory and segment, cut off from the gradient; a view."""
+        reuse_len, mem_len = self.config.reuse_len or 0, self.config.mem_len or 0
+        kept = context.detach()
+        kept = kept[:, : M + reuse_len] if reuse_len else kept
+        return kept[:, -mem_len:] if mem_len else kept
+
+
+class XLNetLMHeadModel(TextModel, Model):
+    """The body with a score for each word."""
+
+    def __init__(self, config: XLNetConfig) -> None:
+        super().__init__(config)
+        self.transformer = XLNetModel(config)
+        table = self.transformer.embedding.weight if config.tie_word_embeddings else None
+        self.lm_head = WordScores(config.vocab_size, config.d_model, table)
+        self.finish()
+
+    def forward(
+        self,
+        input_ids: Maybe = None, attention_mask: Maybe = None, mems: Memories = None, perm_mask: Maybe = None,
+        target_mapping: Maybe = None, token_type_ids: Maybe = None, input_mask: Maybe = None, head_mask: Maybe = None,
+        inputs_embeds: Maybe = None, labels: Maybe = None, use_mems: bool | None = None,
+        output_attentions: bool | None = None, output_hidden_states: bool | None = None,
+        return_dict: bool | None = None, logits_to_keep: int = 0,
+    ) -> Any:  # fmt: skip
+        """Predict words: those at the positions that `target_mapping` names, or all, from what each position may see.
+
+        Takes what `XLNetModel.forward` takes, and:
+
+        Args:
+            labels: [B, P], the words at the positions that are predicted; nothing is shifted. -100 is ignored.
+            logits_to_keep: scores of that many last positions only; 0 for all.
+
+        Returns:
+            `XLNetLMHeadModelOutput`, or a tuple of its fields.
+        """
+        if logits_to_keep < 0:
+            where = type(self).__name__
+            raise ShapeError(f"{where}: logits_to_keep must be at least 0 (0 for all), got {logits_to_keep}")
+        body = self.transformer(
+            input_ids, attention_mask, mems, perm_mask, target_mapping, token_type_ids, input_mask, head_mask,
+            inputs_embeds, use_mems=use_mems, output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states, return_dict=True,
+        )  # fmt: skip
+        hidden = body.last_hidden_state if labels is not None else body.last_hidden_state[:, -logits_to_keep:]
+        logits = self.lm_head(hidden)  # [B, P, V]
+        loss = None
+        if labels is not None:
+            self._check_targets(hidden, labels=labels)
+            loss = entry_loss(type(self).__name__, logits, labels)
+        return self._headed(body, return_dict, loss=loss, logits=logits[:, -logits_to_keep:])
+
+    def get_output_embeddings(self) -> WordScores:
+        """Return the scores of words."""
+        return self.lm_head
+
+
+class XLNetForSequenceClassification(TextModel, Model):
+    """The body with a score for each label of a text."""
+
+    def __init__(self, config: XLNetConfig) -> None:
+        super().__init__(config)
+        self.transformer = XLNetModel(config)
+        self.sequence_summary = SequenceSummary(config, config.d_model, config.d_model)
+        self.score = linear(config.d_model, config.num_labels)
+        self.finish()
+
+    def forward(
+        self,
+        input_ids: Maybe = None, attention_mask: Maybe = None, mems: Memories = None, perm_mask: Maybe = None,
+        target_mapping: Maybe = None, token_type_ids: Maybe = None, input_mask: Maybe = None, head_mask: Maybe = None,
+        inputs_embeds: Maybe = None, labels: Maybe = None, use_mems: bool | None = None,
+        output_attentions: bool | None = None, output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> Any:  # fmt: skip
+        """Score each label for each text.
+
+        Takes what `XLNetModel.forward` takes, and:
+
+        Args:
+            labels: [B] classes (-100 is ignored), [B] numbers or [B, K] zeros and ones; `config.problem_type` or,
+                without it, number of labels and dtype decide which, anew in each call.
+
+        Returns:
+            `XLNetForSequenceClassificationOutput`, or a tuple of its fields.
+        """
+        body = self.transformer(
+            input_ids, attention_mask, mems, perm_mask, target_mapping, token_type_ids, input_mask, head_mask,
+            inputs_embeds, use_mems=use_mems, output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states, return_dict=True,
+        )  # fmt: skip
+        hidden = body.last_hidden_state
+        logits = self.score(self.sequence_summary(hidden))  # [B, K]
+        loss = None
+        if labels is not None:
+            self._check_targets(hidden, labels=labels)
+            loss = classification_loss(type(self).__name__, logits, labels, self.config.problem_type)
+        return self._headed(body, return_dict, loss=loss, logits=logits)
+
+
+class XLNetForTokenClassification(TextModel, Model):
+    """The body with a score for each label of a word."""
+
+    def __init__(self, config: XLNetConfig) -> None:
+        super().__init__(config)
+        self.transformer = XLNetModel(config)
+        self.classifier = linear(config.d_model, config.num_labels)
+        self.finish()
+
+    def forward(
+        self,
+        input_ids: Maybe = None, attention_mask: Maybe = None, mems: Memories = None, perm_mask: Maybe = None,
+        target_mapping: Maybe = None, token_type_ids: Maybe = None, input_mask: Maybe = None, head_mask: Maybe = None,
+        inputs_embeds: Maybe = None, labels: Maybe = None, use_mems: bool | None = None,
+        output_attentions: bool | None = None, output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> Any:  # fmt: skip
+        """Score each label for each word.
+
+        Takes what `XLNetModel.forward` takes, and:
+
+        Args:
+            labels: [B, P] classes; -100 is ignored.
+
+        Returns:
+            `XLNetForTokenClassificationOutput`, or a tuple of its fields.
+        """
+        body = self.transformer(
+            input_ids, attention_mask, mems, perm_mask, target_mapping, token_type_ids, input_mask, head_mask,
+            inputs_embeds, use_mems=use_mems, output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states, return_dict=True,
+        )  # fmt: skip
+        hidden = body.last_hidden_state
+        logits = self.classifier(hidden)  # [B, P, K]
+        loss = None
+        if labels is not None:
+            self._check_targets(hidden, labels=labels)
+            loss = entry_loss(type(self).__name__, logits, labels)
+        return self._headed(body, return_dict, loss=loss, logits=logits)
+
+
+class XLNetForMultipleChoice(TextModel, Model):
+    """The body with a score for each of several texts, of which one is right."""
+
+    def __init__(self, config: XLNetConfig) -> None:
+        super().__init__(config)
+        self.transformer = XLNetModel(config)
+        self.sequence_summary = SequenceSummary(config, config.d_model, config.d_model)
+        self.score = linear(config.d_model, 1)
+        self.finish()
+
+    def forward(
+        self,
+        input_ids: Maybe = None, token_type_ids: Maybe = None, input_mask: Maybe = None, attention_mask: Maybe = None,
+        mems: Memories = None, perm_mask: Maybe = None, target_mapping: Maybe = None, head_mask: Maybe = None,
+        inputs_embeds: Maybe = None, labels: Maybe = None, use_mems: bool | None = None,
+        output_attentions: bool | None = None, output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> Any:  # fmt: skip
+        """Score each choice.
+
+        Takes what `XLNetModel.forward` takes, in another order, and with an axis for the choices: input_ids,
+        token_type_ids, input_mask and attention_mask [B, C, T], inputs_embeds [B, C, T, D]. The rest has all texts in
+        one axis of B C: mems, perm_mask, target_mapping.
+
+        Args:
+            labels: [B], the right choice; -100 is ignored.
+
+        Returns:
+            `XLNetForMultipleChoiceOutput`, or a tuple of its fields.
+        """
+        self._check_given(
+            {}, input_ids=input_ids, token_type_ids=token_type_ids, input_mask=input_mask,
+            attention_mask=attention_mask, inputs_embeds=inputs_embeds, labels=labels,
+        )  # fmt: skip
+        texts = input_ids if inputs_embeds is None else inputs_embeds
+        given = (input_ids, token_type_ids, input_mask, attention_mask, inputs_embeds)
+        input_ids, token_type_ids, input_mask, attention_mask, inputs_embeds = (_texts(each) for each in given)
+        body = self.transformer(
+            input_ids, attention_mask, mems, perm_mask, target_mapping, token_type_ids, input_mask, head_mask,
+            inputs_embeds, use_mems=use_mems, output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states, return_dict=True,
+        )  # fmt: skip
+        scores = self.score(self.sequence_summary(body.last_hidden_state))  # [G, 1]
+        logits = scores.unflatten(0, texts.shape[:2])[..., 0]  # [B, C]
+        loss = None if labels is None else entry_loss(type(self).__name__, logits, labels)
+        return self._headed(body, return_dict, loss=loss, logits=logits)
+
+
+def _texts(values: Maybe) -> Maybe:
+    """Turn [B, C, ...] into one axis of all texts, [G, ...]."""
+    return None if values is None else values.flatten(0, 1)
+
+
+class XLNetForQuestionAnsweringSimple(TextModel, Model):
+    """The body with a score for each position, of being the start and of being the end of an answer."""
+
+    def __init__(self, config: XLNetConfig) -> None:
+        super().__init__(config)
+        self.transformer = XLNetModel(config)
+        self.spans = linear(config.d_model, 2)
+        self.finish()
+
+    def forward(
+        self,
+        input_ids: Maybe = None, attention_mask: Maybe = None, mems: Memories = None, perm_mask: Maybe = None,
+        target_mapping: Maybe = None, token_type_ids: Maybe = None, input_mask: Maybe = None, head_mask: Maybe = None,
+        inputs_embeds: Maybe = None, start_positions: Maybe = None, end_positions: Maybe = None,
+        use_mems: bool | None = None, output_attentions: bool | None = None, output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> Any:  # fmt: skip
+        """Score starts and ends of answers.
+
+        Takes what `XLNetModel.forward` takes, and:
+
+        Args:
+            start_positions, end_positions: [B] or [B, 1], where the answer stands; both for a loss. Positions behind
+                the end, of answers that were cut off, and -100 are ignored.
+
+        Returns:
+            `XLNetForQuestionAnsweringSimpleOutput`, or a tuple of its fields.
+        """
+        body = self.transformer(
+            input_ids, attention_mask, mems, perm_mask, target_mapping, token_type_ids, input_mask, head_mask,
+            inputs_embeds, use_mems=use_mems, output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states, return_dict=True,
+        )  # fmt: skip
+        hidden = body.last_hidden_state
+        self._check_targets(hidden, start_positions=start_positions, end_positions=end_positions)
+        starts, ends = self.spans(hidden).unbind(-1)  # [B, P]
+        loss = None
+        if start_positions is not None and end_positions is not None:
+            loss = span_loss(type(self).__name__, starts, ends, start_positions.flatten(), end_positions.flatten())
+        return self._headed(body, return_dict, loss=loss, start_logits=starts, end_logits=ends)
+
+
+class XLNetForQuestionAnswering(TextModel, Model):
+    """The body with a search for the likeliest starts of answers and, for each, its likeliest ends."""
+
+    def __init__(self, config: XLNetConfig) -> None:
+        super().__init__(config)
+        self.transformer = XLNetModel(config)
+        self.start = StartScores(config.d_model)
+        self.end = EndScores(config.d_model, config.layer_norm_eps)
+        self.answer = AnswerScore(config.d_model, config.answer_dropout)
+        self.finish()
+
+    def forward(
+        self,
+        input_ids: Maybe = None, attention_mask: Maybe = None, mems: Memories = None, perm_mask: Maybe = None,
+        target_mapping: Maybe = None, token_type_ids: Maybe = None, input_mask: Maybe = None, head_mask: Maybe = None,
+        inputs_embeds: Maybe = None, start_positions: Maybe = None, end_positions: Maybe = None,
+        is_impossible: Maybe = None, cls_index: Maybe = None, p_mask: Maybe = None, use_mems: bool | None = None,
+        output_attentions: bool | None = None, output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> Any:  # fmt: skip
+        """Learn from answers, or find them.
+
+        Takes what `XLNetModel.forward` takes, and:
+
+        Args:
+            start_positions, end_positions: [B] or [B, 1], where the answer stands; both for a loss. Positions behind
+                the end, of answers that were cut off, and -100 are ignored.
+            is_impossible: [B] or [B, 1], 1 where there is no answer; counts with `cls_index` only.
+            cls_index: [B] or [B, 1], the position that stands for the text; the last if None.
+            p_mask: [B, P], 1 where no answer can stand.
+
+        Returns:
+            `XLNetForQuestionAnsweringOutput`, or a tuple of its fields: the loss, or without labels what was found.
+        """
+        body = self.transformer(
+            input_ids, attention_mask, mems, perm_mask, target_mapping, token_type_ids, input_mask, head_mask,
+            inputs_embeds, use_mems=use_mems, output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states, return_dict=True,
+        )  # fmt: skip
+        where, hidden, config = type(self).__name__, body.last_hidden_state, self.config
+        targets = {"start_positions": start_positions, "end_positions": end_positions, "cls_index": cls_index}
+        self._check_targets(hidden, **targets, is_impossible=is_impossible, p_mask=p_mask)
+        impossible, index = (None if each is None else each.flatten() for each in (is_impossible, cls_index))
+        scorers = (self.start, self.end, self.answer)
+        if start_positions is None or end_positions is None:
+            tops = (config.start_n_top, config.end_n_top)
+            found = best_answers(where, scorers, hidden, index, p_mask, tops, config.start_major)
+            return self._headed(body, return_dict, **found)
+        positions = (start_positions.flatten(), end_positions.flatten())
+        loss = answer_loss(where, scorers, hidden, *positions, impossible, index, p_mask, config.soft_start)
+        return self._headed(body, return_dict, loss=loss)
