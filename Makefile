@@ -5,10 +5,12 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 python; do \
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/ready
+JAX    := $(VENV)/jax
+CUDA   := $(VENV)/cuda
 PEERS  := .venv-peers
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: help demo test check format docs parity gpu bench-tokenizers bench-peers clean
+.PHONY: help demo test check format docs parity parity-jax gpu bench-tokenizers bench-peers clean
 
 help:  ## say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -36,9 +38,15 @@ parity: $(READY)  ## prove that both frameworks compute the same: every family, 
 	$(BIN)/xlbridge parity --all --modes all --json parity_out/parity.json --junit parity_out/parity.xml \
 		--html parity_out/parity.html
 
-gpu: $(READY)  ## the same on CUDA: PyTorch there beside Keras on JAX (pip install xlbridge[jax] with CUDA first)
+parity-jax: $(JAX)  ## PyTorch beside Keras on JAX, on the CPU: one model of each family (report in parity_out/)
 	mkdir -p parity_out
-	$(BIN)/xlbridge parity --all --device cuda --frameworks torch,jax --html parity_out/gpu.html
+	$(BIN)/xlbridge parity --all --first --modes all --frameworks torch,jax --json parity_out/jax.json \
+		--html parity_out/jax.html
+
+gpu: $(CUDA)  ## the same on CUDA, where a GPU is at hand
+	mkdir -p parity_out
+	$(BIN)/xlbridge parity --all --first --modes all --frameworks torch,jax --dtypes float32,bfloat16,float16 \
+		--device cuda --json parity_out/gpu.json --html parity_out/gpu.html
 
 bench-tokenizers: $(READY) $(PEERS)/ready  ## time our tokenizer beside transformers 4.34.0, in one run
 	$(BIN)/python benchmarks/tokenizers.py --peer-python $(PEERS)/bin/python
@@ -50,6 +58,14 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[torch,tf,fast,hub,plots,dev]"
 	@touch $(READY)
+
+$(JAX): $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[jax]"
+	@touch $(JAX)
+
+$(CUDA): $(JAX)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt "jax[cuda12]"
+	@touch $(CUDA)
 
 $(PEERS)/ready: benchmarks/peers-requirements.txt
 	$(PYTHON) -m venv $(PEERS)

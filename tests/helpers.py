@@ -18,6 +18,7 @@ from xlcore.config import Config
 from xlcore.heads import Family, Head
 from xlcore.maps import HF
 from xlcore.maps.keras import is_turned
+from xlcore.shapes import Array, Contract
 from xlcore.weightmap import to_ours
 
 Arrays = dict[str, np.ndarray]
@@ -77,6 +78,14 @@ TINY: dict[str, dict[str, Any]] = {
         "vocab_size": 31, "cutoffs": [9, 17], "d_model": 12, "d_embed": 16, "n_head": 3, "d_head": 5, "d_inner": 20,
         "div_val": 2, "n_layer": 2, "mem_len": 5, "clamp_len": 7, "num_labels": 3, "pad_token_id": 1,
     },
+    "xlnet": {
+        "vocab_size": 31, "d_model": 12, "n_head": 3, "d_inner": 20, "n_layer": 2, "mem_len": 5, "num_labels": 3,
+        "start_n_top": 3, "end_n_top": 2, "pad_token_id": 1,
+    },
+    "xlm": {
+        "vocab_size": 31, "emb_dim": 12, "n_heads": 3, "n_layers": 2, "n_langs": 3, "max_position_embeddings": 16,
+        "num_labels": 3, "start_n_top": 3, "end_n_top": 2, "pad_token_id": 1, "summary_activation": "tanh",
+    },
 }  # fmt: skip
 
 # What each variant changes of the tiny model of its family. T = 6 in `inputs_for`, so that T > mem_len happens too.
@@ -96,6 +105,23 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
         "tied_projections": {"tie_projs": [True, True, True]},
         "tf1_window": {"window_rule": "tf1"},
         "empty_start": {"initial_memory": "empty"},
+    },
+    "xlnet": {
+        "default": {},
+        "one_way": {"attn_type": "uni", "clamp_len": 3, "summary_type": "first"},
+        "same_length": {"attn_type": "uni", "same_length": True, "mem_len": None},
+        "backwards": {"bi_data": True, "clamp_len": 4, "summary_type": "mean"},
+        "reuse": {"reuse_len": 2, "ff_activation": "gelu_new", "summary_use_proj": False},
+        "untied": {"tie_word_embeddings": False, "ff_activation": "relu", "summary_activation": None},
+        "authors": {"start_major": True, "soft_start": True, "summary_type": "cls_index", "untie_r": False},
+    },
+    "xlm": {
+        "default": {},
+        "one_way": {"causal": True, "gelu_activation": False, "summary_type": "last"},
+        "hidden_padding": {"causal": True, "hide_padding": True, "summary_type": "mean", "summary_activation": None},
+        "clusters": {"asm": True, "asm_cutoffs": [9, 17], "asm_div_value": 2.0, "n_langs": 1},
+        "pruned": {"pruned_heads": {0: [1]}, "use_lang_emb": False},
+        "untied": {"tie_word_embeddings": False, "summary_type": "cls_index"},
     },
 }
 
@@ -117,9 +143,38 @@ class Case:
         return f"{self.head.name}-{self.variant}"
 
 
+# Heads that need not be run in every variant, because others have shown what those change of the body.
+FEW: dict[str, list[str]] = {
+    "XLNetForSequenceClassification": ["default", "one_way", "backwards", "reuse", "untied", "authors"],
+    "XLNetForTokenClassification": ["default"],
+    "XLNetForMultipleChoice": ["default", "reuse"],
+    "XLNetForQuestionAnsweringSimple": ["default"],
+    "XLNetForQuestionAnswering": ["default", "authors"],
+    "XLMForSequenceClassification": ["default", "one_way", "hidden_padding", "untied"],
+    "XLMForTokenClassification": ["default"],
+    "XLMForMultipleChoice": ["default"],
+    "XLMForQuestionAnsweringSimple": ["default"],
+    "XLMForQuestionAnswering": ["default"],
+}
 HEADS = [Case(family, head) for family in FAMILIES.values() for head in family.heads]
-CASES = [Case(each.family, each.head, name) for each in HEADS for name in VARIANTS[each.family.config.model_type]]
+CASES = [
+    Case(each.family, each.head, name)
+    for each in HEADS
+    for name in FEW.get(each.head.name, VARIANTS[each.family.config.model_type])
+]
 BODY, LM, CLASSIFIER = HEADS[:3]  # of Transformer-XL
+XLNET = {case.head.kind: case for case in HEADS if case.family.config.model_type == "xlnet"}
+XLM = {case.head.kind: case for case in HEADS if case.family.config.model_type == "xlm"}
+# Biases that reach all scores of a softmax alike: no loss depends on them.
+IDLE = {
+    "XLNetForMultipleChoice": {"score.bias"},
+    "XLNetForQuestionAnsweringSimple": {"spans.bias", "blocks.1.feed_forward_norm.bias"},
+    "XLNetForQuestionAnswering": {"start.score.bias", "end.score.bias", "end.norm.bias"},
+    **{case.head.name: {f"blocks.{layer}.attention.key.bias" for layer in (0, 1)} for case in XLM.values()},
+}
+IDLE["XLMForMultipleChoice"] |= {"score.bias"}
+IDLE["XLMForQuestionAnsweringSimple"] |= {"spans.bias", "blocks.1.feed_forward_norm.bias"}
+IDLE["XLMForQuestionAnswering"] |= {"start.score.bias", "end.score.bias", "end.norm.bias"}
 
 each_head = pytest.mark.parametrize("case", HEADS, ids=str)
 each_case = pytest.mark.parametrize("case", CASES, ids=str)
@@ -138,13 +193,38 @@ def random_weights(case: Case, config: Config, seed: int = 1) -> Arrays:
 def inputs_for(
     case: Case, config: Config, *names: str, seed: int = 2, B: int = 2, T: int = 6, M: int = 3, U: int | None = None
 ) -> dict[str, Any]:
-    """Draw random inputs of these names; ids without the padding id, so that every text has its whole length."""
+    """Draw random inputs of these names; ids without the padding id, so that every text has its whole length.
+
+    `"labels"` stands for all that a loss is computed from. Three positions are predicted where `target_mapping` is
+    drawn, else all; two choices stand for each example that has choices.
+    """
+    wanted = [name for name in names if name in case.head.inputs and name != "labels"]
+    wanted += case.head.targets if "labels" in names else ()
     sizes = {"B": B, "T": T, "M": M, "U": U or T, "D": config.hidden_size, "N": config.num_heads}
     sizes |= {"L": config.num_layers, "V": config.vocab_size, "K": config.num_labels}
-    drawn = case.head.inputs.draw(sizes, seed, [name for name in names if name in case.head.inputs])
+    sizes |= {"C": 2, "G": 2 * B, "P": min(3, T) if "target_mapping" in wanted else T}
+    drawn = case.head.inputs.draw(sizes, seed, wanted)
     if "input_ids" in drawn and config.pad_token_id is not None:
         drawn["input_ids"] = np.where(drawn["input_ids"] == config.pad_token_id, 2, drawn["input_ids"])
     return drawn
+
+
+# What a family's models may read at once, so that every parameter takes part.
+EVERYTHING_READ = ("input_ids", "mems", "perm_mask", "target_mapping", "token_type_ids", "langs", "position_ids")
+
+
+def rows_of(contract: Contract, arrays: Mapping[str, Any], chosen: list[int]) -> dict[str, Any]:
+    """Return the chosen examples of inputs or outputs, by the axes that their contract names."""
+    return {name: _rows(contract[name.split(".")[0]], value, chosen) for name, value in arrays.items()}
+
+
+def _rows(array: Array, value: Any, chosen: list[int]) -> Any:
+    if isinstance(value, list):
+        return [_rows(array, each, chosen) for each in value]
+    axes = next((form for form in array.forms() if len(form) == np.ndim(value)), [])
+    if "G" in axes:  # two choices for each example
+        return np.take(value, [2 * row + choice for row in chosen for choice in (0, 1)], axis=axes.index("G"))
+    return np.take(value, chosen, axis=axes.index("B")) if "B" in axes else value
 
 
 def flat(output: Any, to_numpy: Any = np.asarray) -> Arrays:
@@ -152,7 +232,7 @@ def flat(output: Any, to_numpy: Any = np.asarray) -> Arrays:
     found = {}
     for name, value in output.items():
         if isinstance(value, list | tuple):
-            found |= {f"{name}.{number}": to_numpy(each) for number, each in enumerate(value)}
+            found |= flat({f"{name}.{number}": each for number, each in enumerate(value)}, to_numpy)
         else:
             found[name] = to_numpy(value)
     return found
@@ -439,6 +519,8 @@ def read_golden(path: Path) -> Golden:
         inputs[name] = [value for key, value in sorted(parts["inputs"].items()) if key.startswith(f"{name}.")]
     weights, grads = (_canonical(case, config, parts[kind]) for kind in ("weights", "grads"))
     assert weights.keys() == case.family.params(config, case.head).keys()
+    if grads:  # none for what takes no part
+        grads = {name: grads.get(name, np.zeros_like(value)) for name, value in weights.items()}
     return Golden(case, config, weights, inputs, told["kwargs"], parts["outputs"], grads, parts["weights"])
 
 
@@ -453,7 +535,9 @@ def _canonical(case: Case, config: Config, foreign: Arrays) -> Arrays:
     full = {weights.full_name(name): array for name, array in foreign.items()}
     places = weights.places({**table, **{alias: table[first] for alias, first in ties.items()}})
     found = {}
-    for name, place in places.items():
+    for name, (place,) in places.items():
         if place.name in full:
-            found[ties.get(name, name)] = to_ours(full[place.name], place.layout)[place.start : place.stop]
+            found[ties.get(name, name)] = to_ours(full[place.name], place.layout, config.sizes)[
+                place.start : place.stop
+            ]
     return found

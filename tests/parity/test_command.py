@@ -6,7 +6,9 @@ from xml.etree import ElementTree
 import pytest
 
 from conversion.cli import main
-from conversion.parity import assert_parity
+from conversion.parity import Options, Side, Subject, assert_parity, command, compare
+from conversion.parity.compare import planned
+from conversion.parity.results import Report
 from xlcore import FormatError, ParityError, TransfoXLConfig
 from xlcore.families import FAMILIES
 
@@ -59,7 +61,6 @@ def test_two_folders_that_differ_are_told_apart_and_the_place_is_named(folders, 
 
 
 def test_the_differing_number_can_be_found(folders):
-    from conversion.parity import Options, Side, compare
     from conversion.parity.subjects import subject_of
 
     one, other = subject_of(folders / "one"), subject_of(folders / "other")
@@ -76,10 +77,18 @@ def test_the_differing_number_can_be_found(folders):
     [
         ([], "PATH or --all must be given, one of them, got neither"),
         (["{one}", "--all"], "PATH or --all must be given, one of them, got both"),
-        (["{nowhere}"], "must be a folder that holds config.json, got no such folder"),
+        (["{nowhere}"], "must be a folder that holds config.json, or a checkpoint, got no such folder"),
         (["{one}", "--frameworks", "torch"], "--frameworks must be two names, such as torch,tensorflow, got 'torch'"),
         (["{one}", "--frameworks", "torch,theano"], "a framework must be one of torch, tensorflow, jax, got 'theano'"),
         (["{one}", "--modes", "fast"], "--modes must be among eager, compile, graph, xla, got 'fast'"),
+        (["{one}", "--modes", "xla", "--frameworks", "torch,torch"], "--modes must be among eager, compile, got 'xla'"),
+        (
+            ["{one}", "--modes", "compile", "--frameworks", "jax,jax"],
+            "--modes must be among eager, graph, got 'compile'",
+        ),
+        (["{one}", "--first"], "--first must go with --all, got it with"),
+        (["{one}", "--device", "nope"], "a device must be cpu, cuda or cuda:N, got 'nope'"),
+        (["{one}", "--device", "cuda:x"], "a device must be cpu, cuda or cuda:N, got 'cuda:x'"),
         (["{one}", "--dtypes", "int8"], "--dtypes must be among float32, bfloat16, float16, got 'int8'"),
         (["{one}", "--heads", "XLNetModel"], "--heads must be among TransfoXLModel"),
         (["{one}", "--seeds", "0"], "--seeds must be positive, got 0"),
@@ -132,12 +141,45 @@ def test_the_function_says_what_is_no_model(folders):
     ],
 )
 def test_what_is_asked_for_by_a_wrong_name_is_not_left_out(options, message):
-    from conversion.parity import Options
-
     with pytest.raises(ParityError, match=message):
         Options(**options)
+
+
+@pytest.mark.parametrize("more", [[], ["--first"]], ids=str)
+def test_all_are_all_examples_or_the_first_of_each_family(more, monkeypatch):
+    """The first in all modes, the others eagerly."""
+    asked = []
+
+    def compared(pair, sides, options, advance):
+        asked.append((pair[0].name, options.modes))
+        return Report(pair[0].name, {}, {}, {}, "now")
+
+    monkeypatch.setattr(command, "compare", compared)
+    main(["parity", "--all", "--modes", "all", *more])
+    names = [f"{kind}: {name}" for kind, family in FAMILIES.items() for name in family.examples]
+    firsts = {f"{kind}: {next(iter(family.examples))}" for kind, family in FAMILIES.items()}
+    assert [name for name, _ in asked] == [name for name in names if name in firsts or not more]
+    for name, modes in asked:
+        assert modes == (("eager", "compile", "graph", "xla") if name in firsts else ("eager",))
 
 
 def test_against_goes_with_a_path(capsys):
     assert main(["parity", "--all", "--against", "elsewhere"]) == 2
     assert "--against must go with PATH" in capsys.readouterr().err
+
+
+def test_a_mode_that_neither_side_has_is_not_left_out():
+    with pytest.raises(ParityError, match=r"modes of torch must be among eager, compile, got 'graph'"):
+        assert_parity(CONFIG, frameworks=("torch", "torch"), modes=("eager", "graph"))
+
+
+def test_as_many_steps_are_planned_as_told():
+    """Each draw is a step, and each compiled mode, with the first draw, on each side that has it."""
+    subject, told = Subject("bins", CONFIG), []
+    options = Options(("TransfoXLModel",), ("eager", "graph"), seeds=2, kinds=())
+    with Side("torch") as one, Side("tensorflow") as other:
+        assert compare((subject, subject), (one, other), options, told.append).passed
+    assert len(told) == planned(CONFIG, options, ("torch", "tensorflow")) == 3
+    every = Options(modes=("eager", "compile", "graph", "xla"))
+    assert planned(CONFIG, every, ("torch", "tensorflow")) == 3 * (1 + 3)
+    assert planned(CONFIG, every, ("torch", "torch")) == 3 * (1 + 2)
