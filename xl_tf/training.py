@@ -15,11 +15,13 @@ class CarryMemory(keras.callbacks.Callback):
 
     Args:
         batch_size: the rows of each batch, which are as many texts.
+        endless: the data have no end, as those of `PermutationLanguageModelingDataset`: an epoch reads on where the one
+            before it stopped, and remembers it.
     """
 
-    def __init__(self, batch_size: int) -> None:
+    def __init__(self, batch_size: int, endless: bool = False) -> None:
         super().__init__()
-        self.batch_size = batch_size
+        self.batch_size, self.endless = batch_size, endless
         self.training = False
         self._aside: list[Any] = []
 
@@ -30,8 +32,9 @@ class CarryMemory(keras.callbacks.Callback):
         self.training = True
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        """Start the texts anew."""
-        self.model.reset_memory()
+        """Start the texts anew, if they have an end."""
+        if not self.endless:
+            self.model.reset_memory()
 
     def on_test_begin(self, logs: Any = None) -> None:
         """Put the memory of training aside and start the evaluated texts anew."""

@@ -11,12 +11,11 @@ from xl_tf.checks import require_labels
 from xl_tf.layers.adaptive import AdaptiveBin, TFAdaptiveEmbedding, TFProjectedAdaptiveLogSoftmax
 from xl_tf.layers.attention import attend, distance_encodings, relative_shift
 from xl_tf.layers.basic import FeedForward, layer_norm, linear, parameter
-from xl_tf.layers.memory import CarriedMemory, MemoryThroughBody
+from xl_tf.layers.memory import CarriedMemory, Memory, MemoryThroughBody
 from xl_tf.losses import classification_loss, mean_over
 from xl_tf.model import Model
 from xlcore.errors import ShapeError
 from xlcore.families.transfo_xl import TransfoXLConfig, resized
-from xlcore.memory import require_memory, require_memory_length
 
 Memories = list[Any]
 
@@ -105,7 +104,7 @@ class TransfoXLBlock(keras.Layer):
         return self.feed_forward_norm(hidden + self.feed_forward(hidden)), probabilities
 
 
-class TFTransfoXLModel(Model):
+class TFTransfoXLModel(Memory, Model):
     """The body: embeddings, layers with memory, no head."""
 
     def __init__(self, config: TransfoXLConfig, *, dtype: Any = None, **more: Any) -> None:
@@ -202,47 +201,9 @@ class TFTransfoXLModel(Model):
 
     # ------------------------------------------------------------------------------------------------------- memory
 
-    def init_mems(self, batch_size: int) -> Memories | None:
-        """Return the memory that a call without one starts from, L x [M, B, D], or None for a model without memory."""
-        if self.mem_len <= 0:
-            return None
-        length = self.mem_len if self.config.initial_memory == "zeros" else 0
-        zeros = ops.zeros((length, batch_size, self.config.d_model), dtype=self.compute_dtype)
-        return [zeros for _ in self.blocks]
-
-    def reset_memory_length(self, mem_len: int) -> None:
-        """Keep `mem_len` positions from now on; the config stays as it is.
-
-        Raises:
-            ConfigError: for no whole number, and while a memory is carried, whose length is fixed.
-        """
-        require_memory_length(type(self).__name__, mem_len, self.carried.active)
-        self.mem_len = mem_len
-
-    def carry_memory(self, batch_size: int) -> None:
-        """From now on start each call without `mems` from the memory that the call before it left, row by row.
-
-        For loops over consecutive segments of `batch_size` texts. `reset_memory` forgets, `drop_memory` ends it.
-        """
-        length = max(self.mem_len, 0) if self.config.initial_memory == "zeros" else 0
-        require_memory(type(self).__name__, length, batch_size)
-        self.carried.start(len(self.blocks), batch_size, length, self.config.d_model, self.compute_dtype)
-        self.forget_traces()
-
-    def reset_memory(self) -> None:
-        """Forget what `carry_memory` carries, as at the start of a text."""
-        self.carried.reset()
-
-    def drop_memory(self) -> None:
-        """End `carry_memory`."""
-        self.carried.stop()
-        self.forget_traces()
-
-    def keep_settings(self, before: "TFTransfoXLModel") -> None:
-        """Take over the memory's length, and the memory that is carried."""
-        super().keep_settings(before)
-        self.mem_len = before.mem_len
-        self.carried.take(before.carried)
+    def start_length(self) -> int:
+        """Return how many positions a text without `mems` remembers at its start, zeros all of them."""
+        return max(self.mem_len, 0) if self.config.initial_memory == "zeros" else 0
 
     def _memories(self, mems: Memories | None, hidden: Any) -> Memories:
         """Return the memory of each layer batch first, L x [B, M, D]."""
@@ -250,18 +211,13 @@ class TFTransfoXLModel(Model):
             return [_turned(memory) for memory in mems]
         if self.carried.active:
             return self.carried.read(type(self).__name__, hidden.shape[0])
-        length = self.mem_len if self.mem_len > 0 and self.config.initial_memory == "zeros" else 0
-        zeros = ops.zeros((ops.shape(hidden)[0], length, hidden.shape[2]), dtype=hidden.dtype)
+        zeros = ops.zeros((ops.shape(hidden)[0], self.start_length(), hidden.shape[2]), dtype=hidden.dtype)
         return [zeros] * len(self.blocks)
 
     def _kept(self, memory: Any, hidden: Any) -> Any:
         """Return the last `mem_len` of memory and segment, cut off from the gradient."""
         both = ops.stop_gradient(ops.concatenate([ops.cast(memory, hidden.dtype), hidden], axis=1))
         return both[:, -self.mem_len :] if self.mem_len > 0 else both[:, :0]
-
-    def _carry(self, mems: Memories | None, kept: Memories) -> None:
-        if mems is None and self.carried.active:
-            self.carried.keep(kept)
 
     # --------------------------------------------------------------------------------------------------- embeddings
 

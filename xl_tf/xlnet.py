@@ -8,6 +8,7 @@ from keras import ops
 from xl_tf.checks import require_targets
 from xl_tf.heads import TextModel
 from xl_tf.layers.basic import linear, parameter
+from xl_tf.layers.memory import CarriedMemory, Memory, MemoryThroughBody
 from xl_tf.layers.summary import AnswerScore, EndScores, SequenceSummary, StartScores, answer_loss, best_answers
 from xl_tf.layers.two_stream import XLNetBlock, blocked_keys, encoded_distances, scene_of
 from xl_tf.layers.vocabulary import Embedding, WordScores
@@ -19,7 +20,7 @@ from xlcore.families.xlnet import XLNetConfig
 Memories = list[Any] | None
 
 
-class TFXLNetModel(TextModel, Model):
+class TFXLNetModel(Memory, TextModel, Model):
     """The body: embeddings, layers with memory, one stream or two, no head."""
 
     def __init__(self, config: XLNetConfig, *, dtype: Any = None, **more: Any) -> None:
@@ -28,6 +29,8 @@ class TFXLNetModel(TextModel, Model):
         self.mask_embedding = parameter(self, "mask_embedding", 1, 1, config.d_model)
         self.blocks = [XLNetBlock(config, dtype=dtype) for _ in range(config.n_layer)]
         self.dropout = keras.layers.Dropout(config.dropout, dtype=dtype)
+        self.mem_len = config.mem_len or 0
+        self.carried = CarriedMemory()
         self.finish()
 
     def call(
@@ -42,7 +45,7 @@ class TFXLNetModel(TextModel, Model):
         Args:
             input_ids: [B, T], or inputs_embeds: [B, T, D].
             attention_mask: [B, T], 0 for padding; or input_mask: [B, T], 1 for padding. Numbers or truth values.
-            mems: L x [M, B, D], as an earlier call gave them, of any length.
+            mems: L x [M, B, D], as an earlier call gave them, of any length; None takes what `carry_memory` carries.
             perm_mask: [B, T, T], 1 where position i may not see what stands at position j.
             target_mapping: [B, P, T], a row for each prediction, 1 at its position; or [B, P] whole numbers, the
                 positions, -1 for none, which costs less in compiled code and on accelerators. Switches the second
@@ -70,7 +73,8 @@ class TFXLNetModel(TextModel, Model):
         )  # fmt: skip
         hidden = self.dropout(self.embedding(input_ids) if inputs_embeds is None else inputs_embeds)
         guess = None if target_mapping is None else self._guess(target_mapping, hidden)
-        M = 0 if mems is None else ops.shape(mems[0])[0]
+        memories = self._memories(mems, hidden)
+        M = 0 if memories is None else ops.shape(memories[0])[1]
         T, config = ops.shape(hidden)[1], self.config
         distances = self.dropout(encoded_distances(config, T, M, hidden))  # one for all rows of the batch
         blocked = blocked_keys(M, attention_mask, input_mask, perm_mask)
@@ -79,8 +83,7 @@ class TFXLNetModel(TextModel, Model):
         hidden_states, attentions, kept = [], [], []
         for number, block in enumerate(self.blocks):
             head = head_mask if head_mask is None or len(head_mask.shape) == 1 else head_mask[number]
-            memory = None if mems is None else ops.cast(_turned(mems[number]), hidden.dtype)
-            context = hidden if memory is None else ops.concatenate([memory, hidden], axis=1)  # [B, S, D]
+            context = hidden if memories is None else ops.concatenate([memories[number], hidden], axis=1)  # [B, S, D]
             hidden_states += [hidden] if guess is None else [hidden, guess]
             kept.append(self._kept(context, M))
             last = number + 1 == len(self.blocks) and guess is not None and not (need_hidden or need_probabilities)
@@ -90,6 +93,7 @@ class TFXLNetModel(TextModel, Model):
             )
             attentions.append(probabilities)
         hidden_states += [hidden] if guess is None else [hidden, guess]
+        self._carry(mems, kept)
         output = self.head.output(
             last_hidden_state=self.dropout(hidden if guess is None else guess),
             mems=tuple(_turned(memory) for memory in kept) if need_mems else None,
@@ -116,15 +120,25 @@ class TFXLNetModel(TextModel, Model):
 
     # ------------------------------------------------------------------------------------------------------- memory
 
+    def start_length(self) -> int:
+        """Return how many positions a text remembers at its start if memory is carried, zeros all of them."""
+        return max(self.mem_len, 0)
+
+    def _memories(self, mems: Memories, hidden: Any) -> Memories:
+        """Return the memory of each layer batch first, L x [B, M, D]; None if there is none."""
+        if mems is None and self.carried.active:
+            return self.carried.read(type(self).__name__, hidden.shape[0])
+        return None if mems is None else [ops.cast(_turned(memory), hidden.dtype) for memory in mems]
+
     def _need_mems(self, training: bool | None) -> bool:
         return self.config.use_mems_train if training else self.config.use_mems_eval
 
     def _kept(self, context: Any, M: int) -> Any:
         """Return what is kept of memory and segment, cut off from the gradient; a view."""
-        reuse_len, mem_len = self.config.reuse_len or 0, self.config.mem_len or 0
+        reuse_len = self.config.reuse_len or 0
         kept = ops.stop_gradient(context)
         kept = kept[:, : M + reuse_len] if reuse_len else kept
-        return kept[:, -mem_len:] if mem_len else kept
+        return kept[:, -self.mem_len :] if self.mem_len > 0 else kept
 
 
 def _turned(memory: Any) -> Any:
@@ -132,7 +146,7 @@ def _turned(memory: Any) -> Any:
     return ops.transpose(memory, (1, 0, 2))
 
 
-class TFXLNetLMHeadModel(TextModel, Model):
+class TFXLNetLMHeadModel(MemoryThroughBody, TextModel, Model):
     """The body with a score for each word."""
 
     def __init__(self, config: XLNetConfig, *, dtype: Any = None, **more: Any) -> None:
@@ -182,7 +196,7 @@ class TFXLNetLMHeadModel(TextModel, Model):
         return self.lm_head
 
 
-class TFXLNetForSequenceClassification(TextModel, Model):
+class TFXLNetForSequenceClassification(MemoryThroughBody, TextModel, Model):
     """The body with a score for each label of a text."""
 
     def __init__(self, config: XLNetConfig, *, dtype: Any = None, **more: Any) -> None:
@@ -225,7 +239,7 @@ class TFXLNetForSequenceClassification(TextModel, Model):
         return self._headed(body, return_dict, loss=loss, logits=logits)
 
 
-class TFXLNetForTokenClassification(TextModel, Model):
+class TFXLNetForTokenClassification(MemoryThroughBody, TextModel, Model):
     """The body with a score for each label of a word."""
 
     def __init__(self, config: XLNetConfig, *, dtype: Any = None, **more: Any) -> None:
@@ -266,7 +280,7 @@ class TFXLNetForTokenClassification(TextModel, Model):
         return self._headed(body, return_dict, loss=loss, logits=logits)
 
 
-class TFXLNetForMultipleChoice(TextModel, Model):
+class TFXLNetForMultipleChoice(MemoryThroughBody, TextModel, Model):
     """The body with a score for each of several texts, of which one is right."""
 
     def __init__(self, config: XLNetConfig, *, dtype: Any = None, **more: Any) -> None:
@@ -319,7 +333,7 @@ def _texts(values: Any) -> Any:
     return None if values is None else ops.reshape(values, (-1, *ops.shape(values)[2:]))
 
 
-class TFXLNetForQuestionAnsweringSimple(TextModel, Model):
+class TFXLNetForQuestionAnsweringSimple(MemoryThroughBody, TextModel, Model):
     """The body with a score for each position, of being the start and of being the end of an answer."""
 
     def __init__(self, config: XLNetConfig, *, dtype: Any = None, **more: Any) -> None:
@@ -361,7 +375,7 @@ class TFXLNetForQuestionAnsweringSimple(TextModel, Model):
         return self._headed(body, return_dict, loss=loss, start_logits=starts, end_logits=ends)
 
 
-class TFXLNetForQuestionAnswering(TextModel, Model):
+class TFXLNetForQuestionAnswering(MemoryThroughBody, TextModel, Model):
     """The body with a search for the likeliest starts of answers and, for each, its likeliest ends."""
 
     def __init__(self, config: XLNetConfig, *, dtype: Any = None, **more: Any) -> None:

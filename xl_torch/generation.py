@@ -30,9 +30,9 @@ def generate(
 ) -> Tensor:
     """Continue texts word by word. Each step reads one word, for memory or a cache holds what was read before.
 
-    XLNet reads both ways: a step also reads the word before once more, now that it sees the next, as in transformers.
-    Earlier words stay as they were read, when nothing stood behind them; with `use_mems=False` each step reads the
-    whole text anew, in which every word sees every other. That is far slower, and gives other words.
+    XLNet reads both ways: a step reads the word before once more, now that it sees the new one, as in transformers.
+    Earlier words stay as they were read, when nothing stood behind them. With `use_mems=False` each step reads the
+    whole text anew, in which every word sees every other: far slower, and other words come out.
 
     A model that is neither causal nor has memory reads the whole text in each step, with `config.mask_token_id` behind
     it, in place of which it guesses a word.

@@ -12,12 +12,11 @@ from xl_torch.checks import require_labels
 from xl_torch.layers.adaptive import AdaptiveBin, AdaptiveEmbedding, ProjectedAdaptiveLogSoftmax
 from xl_torch.layers.attention import attend, distance_encodings, relative_shift
 from xl_torch.layers.basic import FeedForward, layer_norm, linear, parameter
-from xl_torch.layers.memory import CarriedMemory, MemoryThroughBody
+from xl_torch.layers.memory import CarriedMemory, Memory, MemoryThroughBody
 from xl_torch.losses import classification_loss, mean_over
 from xl_torch.model import Model
 from xlcore.errors import ShapeError
 from xlcore.families.transfo_xl import TransfoXLConfig, resized
-from xlcore.memory import require_memory, require_memory_length
 
 Memories = list[Tensor]
 
@@ -97,7 +96,7 @@ class TransfoXLBlock(nn.Module):
         return self.feed_forward_norm(hidden + self.feed_forward(hidden)), probabilities
 
 
-class TransfoXLModel(Model):
+class TransfoXLModel(Memory, Model):
     """The body: embeddings, layers with memory, no head."""
 
     def __init__(self, config: TransfoXLConfig) -> None:
@@ -198,41 +197,9 @@ class TransfoXLModel(Model):
 
     # ------------------------------------------------------------------------------------------------------- memory
 
-    def init_mems(self, batch_size: int) -> Memories | None:
-        """Return the memory that a call without one starts from, L x [M, B, D], or None for a model without memory."""
-        if self.mem_len <= 0:
-            return None
-        weight = self.embedding.bins[0].weight
-        length = self.mem_len if self.config.initial_memory == "zeros" else 0
-        zeros = torch.zeros(length, batch_size, self.config.d_model, dtype=weight.dtype, device=weight.device)
-        return [zeros for _ in self.blocks]
-
-    def reset_memory_length(self, mem_len: int) -> None:
-        """Keep `mem_len` positions from now on; the config stays as it is.
-
-        Raises:
-            ConfigError: for no whole number, and while a memory is carried, whose length is fixed.
-        """
-        require_memory_length(type(self).__name__, mem_len, self.carried.active)
-        self.mem_len = mem_len
-
-    def carry_memory(self, batch_size: int) -> None:
-        """From now on start each call without `mems` from the memory that the call before it left, row by row.
-
-        For loops over consecutive segments of `batch_size` texts. `reset_memory` forgets, `drop_memory` ends it.
-        """
-        length = max(self.mem_len, 0) if self.config.initial_memory == "zeros" else 0
-        require_memory(type(self).__name__, length, batch_size)
-        like = self.embedding.bins[0].weight
-        self.carried.start(len(self.blocks), batch_size, length, self.config.d_model, like)
-
-    def reset_memory(self) -> None:
-        """Forget what `carry_memory` carries, as at the start of a text."""
-        self.carried.reset()
-
-    def drop_memory(self) -> None:
-        """End `carry_memory`."""
-        self.carried.stop()
+    def start_length(self) -> int:
+        """Return how many positions a text without `mems` remembers at its start, zeros all of them."""
+        return max(self.mem_len, 0) if self.config.initial_memory == "zeros" else 0
 
     def _memories(self, mems: Memories | None, hidden: Tensor) -> Memories:
         """Return the memory of each layer batch first, L x [B, M, D]."""
@@ -240,17 +207,12 @@ class TransfoXLModel(Model):
             return [memory.transpose(0, 1) for memory in mems]
         if self.carried.active:
             return self.carried.read(type(self).__name__, hidden.shape[0])
-        length = self.mem_len if self.mem_len > 0 and self.config.initial_memory == "zeros" else 0
-        return [hidden.new_zeros(hidden.shape[0], length, hidden.shape[2])] * len(self.blocks)
+        return [hidden.new_zeros(hidden.shape[0], self.start_length(), hidden.shape[2])] * len(self.blocks)
 
     def _kept(self, memory: Tensor, hidden: Tensor) -> Tensor:
         """Return the last `mem_len` of memory and segment, cut off from the gradient."""
         both = torch.cat([memory.to(hidden.dtype), hidden], dim=1).detach()
         return both[:, max(0, both.shape[1] - max(self.mem_len, 0)) :]
-
-    def _carry(self, mems: Memories | None, kept: Memories) -> None:
-        if mems is None and self.carried.active:
-            self.carried.keep(kept)
 
     # --------------------------------------------------------------------------------------------------- embeddings
 

@@ -9,6 +9,7 @@ from torch.utils.checkpoint import checkpoint
 from xl_torch.checks import require_targets
 from xl_torch.heads import TextModel
 from xl_torch.layers.basic import linear, parameter
+from xl_torch.layers.memory import CarriedMemory, Memory, MemoryThroughBody
 from xl_torch.layers.summary import AnswerScore, EndScores, SequenceSummary, StartScores, answer_loss, best_answers
 from xl_torch.layers.two_stream import Maybe, XLNetBlock, blocked_keys, encoded_distances, scene_of
 from xl_torch.layers.vocabulary import Embedding, WordScores
@@ -20,7 +21,7 @@ from xlcore.families.xlnet import XLNetConfig
 Memories = list[Tensor] | None
 
 
-class XLNetModel(TextModel, Model):
+class XLNetModel(Memory, TextModel, Model):
     """The body: embeddings, layers with memory, one stream or two, no head."""
 
     def __init__(self, config: XLNetConfig) -> None:
@@ -29,6 +30,8 @@ class XLNetModel(TextModel, Model):
         self.mask_embedding = parameter(1, 1, config.d_model)
         self.blocks = nn.ModuleList(XLNetBlock(config) for _ in range(config.n_layer))
         self.dropout = nn.Dropout(config.dropout)
+        self.mem_len = config.mem_len or 0
+        self.carried = CarriedMemory()
         self.finish()
 
     def forward(
@@ -43,7 +46,7 @@ class XLNetModel(TextModel, Model):
         Args:
             input_ids: [B, T], or inputs_embeds: [B, T, D].
             attention_mask: [B, T], 0 for padding; or input_mask: [B, T], 1 for padding. Numbers or truth values.
-            mems: L x [M, B, D], as an earlier call gave them, of any length.
+            mems: L x [M, B, D], as an earlier call gave them, of any length; None takes what `carry_memory` carries.
             perm_mask: [B, T, T], 1 where position i may not see what stands at position j.
             target_mapping: [B, P, T], a row for each prediction, 1 at its position; or [B, P] whole numbers, the
                 positions, -1 for none, which costs less in compiled code and on accelerators. Switches the second
@@ -71,7 +74,8 @@ class XLNetModel(TextModel, Model):
         )  # fmt: skip
         hidden = self.dropout(self.embedding(input_ids) if inputs_embeds is None else inputs_embeds)
         guess = None if target_mapping is None else self._guess(target_mapping, hidden)
-        M = 0 if mems is None else mems[0].shape[0]
+        memories = self._memories(mems, hidden)
+        M = 0 if memories is None else memories[0].shape[1]
         T, config = hidden.shape[1], self.config
         distances = self.dropout(encoded_distances(config, T, M, hidden))  # one for all rows of the batch
         blocked = blocked_keys(M, attention_mask, input_mask, perm_mask)
@@ -80,8 +84,7 @@ class XLNetModel(TextModel, Model):
         hidden_states, attentions, kept = [], [], []
         for number, block in enumerate(self.blocks):
             head = head_mask if head_mask is None or head_mask.dim() == 1 else head_mask[number]
-            memory = None if mems is None else mems[number].transpose(0, 1).to(hidden.dtype)
-            context = hidden if memory is None else torch.cat([memory, hidden], dim=1)  # [B, S, D]
+            context = hidden if memories is None else torch.cat([memories[number], hidden], dim=1)  # [B, S, D]
             hidden_states += [hidden] if guess is None else [hidden, guess]
             kept.append(self._kept(context, M))
             last = number + 1 == len(self.blocks) and guess is not None and not (need_hidden or need_probabilities)
@@ -89,6 +92,7 @@ class XLNetModel(TextModel, Model):
             hidden, guess, probabilities = self._run(block, hidden, guess, context, scene, head, need_probabilities)
             attentions.append(probabilities)
         hidden_states += [hidden] if guess is None else [hidden, guess]
+        self._carry(mems, kept)
         output = self.head.output(
             last_hidden_state=self.dropout(hidden if guess is None else guess),
             mems=tuple(memory.transpose(0, 1) for memory in kept) if need_mems else None,
@@ -120,18 +124,28 @@ class XLNetModel(TextModel, Model):
 
     # ------------------------------------------------------------------------------------------------------- memory
 
+    def start_length(self) -> int:
+        """Return how many positions a text remembers at its start if memory is carried, zeros all of them."""
+        return max(self.mem_len, 0)
+
+    def _memories(self, mems: Memories, hidden: Tensor) -> Memories:
+        """Return the memory of each layer batch first, L x [B, M, D]; None if there is none."""
+        if mems is None and self.carried.active:
+            return self.carried.read(type(self).__name__, hidden.shape[0])
+        return None if mems is None else [memory.transpose(0, 1).to(hidden.dtype) for memory in mems]
+
     def _need_mems(self) -> bool:
         return self.config.use_mems_train if self.training else self.config.use_mems_eval
 
     def _kept(self, context: Tensor, M: int) -> Tensor:
         """Return what is kept of memory and segment, cut off from the gradient; a view."""
-        reuse_len, mem_len = self.config.reuse_len or 0, self.config.mem_len or 0
+        reuse_len = self.config.reuse_len or 0
         kept = context.detach()
         kept = kept[:, : M + reuse_len] if reuse_len else kept
-        return kept[:, -mem_len:] if mem_len else kept
+        return kept[:, -self.mem_len :] if self.mem_len > 0 else kept
 
 
-class XLNetLMHeadModel(TextModel, Model):
+class XLNetLMHeadModel(MemoryThroughBody, TextModel, Model):
     """The body with a score for each word."""
 
     def __init__(self, config: XLNetConfig) -> None:
@@ -181,7 +195,7 @@ class XLNetLMHeadModel(TextModel, Model):
         return self.lm_head
 
 
-class XLNetForSequenceClassification(TextModel, Model):
+class XLNetForSequenceClassification(MemoryThroughBody, TextModel, Model):
     """The body with a score for each label of a text."""
 
     def __init__(self, config: XLNetConfig) -> None:
@@ -224,7 +238,7 @@ class XLNetForSequenceClassification(TextModel, Model):
         return self._headed(body, return_dict, loss=loss, logits=logits)
 
 
-class XLNetForTokenClassification(TextModel, Model):
+class XLNetForTokenClassification(MemoryThroughBody, TextModel, Model):
     """The body with a score for each label of a word."""
 
     def __init__(self, config: XLNetConfig) -> None:
@@ -265,7 +279,7 @@ class XLNetForTokenClassification(TextModel, Model):
         return self._headed(body, return_dict, loss=loss, logits=logits)
 
 
-class XLNetForMultipleChoice(TextModel, Model):
+class XLNetForMultipleChoice(MemoryThroughBody, TextModel, Model):
     """The body with a score for each of several texts, of which one is right."""
 
     def __init__(self, config: XLNetConfig) -> None:
@@ -318,7 +332,7 @@ def _texts(values: Maybe) -> Maybe:
     return None if values is None else values.flatten(0, 1)
 
 
-class XLNetForQuestionAnsweringSimple(TextModel, Model):
+class XLNetForQuestionAnsweringSimple(MemoryThroughBody, TextModel, Model):
     """The body with a score for each position, of being the start and of being the end of an answer."""
 
     def __init__(self, config: XLNetConfig) -> None:
@@ -360,7 +374,7 @@ class XLNetForQuestionAnsweringSimple(TextModel, Model):
         return self._headed(body, return_dict, loss=loss, start_logits=starts, end_logits=ends)
 
 
-class XLNetForQuestionAnswering(TextModel, Model):
+class XLNetForQuestionAnswering(MemoryThroughBody, TextModel, Model):
     """The body with a search for the likeliest starts of answers and, for each, its likeliest ends."""
 
     def __init__(self, config: XLNetConfig) -> None:

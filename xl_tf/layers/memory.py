@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from xlcore.errors import ShapeError
+from xlcore.memory import require_memory, require_memory_length
 
 
 class CarriedMemory(keras.Layer):
@@ -73,6 +74,65 @@ class CarriedMemory(keras.Layer):
 
     def load_own_variables(self, store: Any) -> None:
         """Load nothing."""
+
+
+class Memory:
+    """The memory methods of a body that keeps the last `mem_len` positions of what it reads, and has a `CarriedMemory`.
+
+    Where a text starts is the body's own: `start_length`.
+    """
+
+    mem_len: int
+    carried: CarriedMemory
+    start_length: Any
+
+    def init_mems(self, batch_size: int) -> list[Any] | None:
+        """Return the memory that a text starts from, L x [M, B, D], or None for a model that keeps no fixed length."""
+        if self.mem_len <= 0:
+            return None
+        shape = (self.start_length(), batch_size, self.config.hidden_size)
+        zeros = ops.zeros(shape, dtype=self.compute_dtype)
+        return [zeros for _ in self.blocks]
+
+    def reset_memory_length(self, mem_len: int) -> None:
+        """Keep `mem_len` positions from now on; the config stays as it is.
+
+        Raises:
+            ConfigError: for no whole number, and while a memory is carried, whose length is fixed.
+        """
+        require_memory_length(type(self).__name__, mem_len, self.carried.active)
+        self.mem_len = mem_len
+
+    def carry_memory(self, batch_size: int) -> None:
+        """From now on start each call without `mems` from the memory that the call before it left, row by row.
+
+        For loops over consecutive segments of `batch_size` texts. `reset_memory` forgets, `drop_memory` ends it.
+        """
+        length = self.start_length()
+        require_memory(type(self).__name__, length, batch_size)
+        size = self.config.hidden_size
+        self.carried.start(len(self.blocks), batch_size, length, size, self.compute_dtype)
+        self.forget_traces()
+
+    def reset_memory(self) -> None:
+        """Forget what `carry_memory` carries, as at the start of a text."""
+        self.carried.reset()
+
+    def drop_memory(self) -> None:
+        """End `carry_memory`."""
+        self.carried.stop()
+        self.forget_traces()
+
+    def keep_settings(self, before: Any) -> None:
+        """Take over the memory's length, and the memory that is carried."""
+        super().keep_settings(before)
+        self.mem_len = before.mem_len
+        self.carried.take(before.carried)
+
+    def _carry(self, mems: list[Any] | None, kept: list[Any]) -> None:
+        """Leave what a call keeps for the next one, unless it had a memory of its own."""
+        if mems is None and self.carried.active:
+            self.carried.keep(kept)
 
 
 class MemoryThroughBody:

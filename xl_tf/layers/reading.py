@@ -44,8 +44,8 @@ class TextReader:
             body = self.model.body()
             body._check(**{**dict.fromkeys(body.head.inputs), "input_ids": texts})
             self.longest = texts.shape[1] + self.count
-            mem_len = self.model.config.mem_len
-            self.window = max(0, mem_len - 2) if mem_len else self.longest  # what mems hold, less what is read again
+            mem_len = body.mem_len if body.mem_len > 0 else self.longest + 2
+            self.window = min(self.longest, max(0, mem_len - 2))  # what mems hold, less what is read again
         return self._read_on(texts[:, -2:]) if self.layers else self._read(texts)
 
     def _read(self, ids: Any) -> Any:
@@ -82,12 +82,12 @@ class TextReader:
             self.layers.append(self._shelved(keys, attention.positions(distances)))
         return keys
 
-    # --------------------------------------------------- what is kept: the last rows, of which the first may be absent
+    # ---------------------------------------------------- what is kept: the last rows, of which the first may be absent
 
     @property
     def _room(self) -> int:
         """How many rows are kept, always as many; steps through texts of about one length are compiled once."""
-        return min(self.window, -(-self.longest // ROOM) * ROOM)
+        return self.window if self.window < self.longest else -(-self.longest // ROOM) * ROOM
 
     def _blocked(self, count: int, again: bool) -> Any:
         """Return which of what a call could see is not there, [1, 1, S + 1]; nothing in the first call."""

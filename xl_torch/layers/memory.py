@@ -1,9 +1,12 @@
 """Memory that a model carries from call to call by itself."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from xlcore.errors import ShapeError
+from xlcore.memory import require_memory, require_memory_length
 
 
 class CarriedMemory(nn.Module):
@@ -56,6 +59,58 @@ class CarriedMemory(nn.Module):
         """Leave the memories for the next call."""
         for state, memory in zip(self.states(), memories, strict=True):
             state.copy_(memory.detach())
+
+
+class Memory:
+    """The memory methods of a body that keeps the last `mem_len` positions of what it reads, and has a `CarriedMemory`.
+
+    Where a text starts is the body's own: `start_length`.
+    """
+
+    mem_len: int
+    carried: CarriedMemory
+    start_length: Any
+
+    def init_mems(self, batch_size: int) -> list[Tensor] | None:
+        """Return the memory that a text starts from, L x [M, B, D], or None for a model that keeps no fixed length."""
+        if self.mem_len <= 0:
+            return None
+        like = next(self.parameters())
+        shape = (self.start_length(), batch_size, self.config.hidden_size)
+        zeros = torch.zeros(shape, dtype=like.dtype, device=like.device)
+        return [zeros for _ in self.blocks]
+
+    def reset_memory_length(self, mem_len: int) -> None:
+        """Keep `mem_len` positions from now on; the config stays as it is.
+
+        Raises:
+            ConfigError: for no whole number, and while a memory is carried, whose length is fixed.
+        """
+        require_memory_length(type(self).__name__, mem_len, self.carried.active)
+        self.mem_len = mem_len
+
+    def carry_memory(self, batch_size: int) -> None:
+        """From now on start each call without `mems` from the memory that the call before it left, row by row.
+
+        For loops over consecutive segments of `batch_size` texts. `reset_memory` forgets, `drop_memory` ends it.
+        """
+        length = self.start_length()
+        require_memory(type(self).__name__, length, batch_size)
+        size = self.config.hidden_size
+        self.carried.start(len(self.blocks), batch_size, length, size, next(self.parameters()))
+
+    def reset_memory(self) -> None:
+        """Forget what `carry_memory` carries, as at the start of a text."""
+        self.carried.reset()
+
+    def drop_memory(self) -> None:
+        """End `carry_memory`."""
+        self.carried.stop()
+
+    def _carry(self, mems: list[Tensor] | None, kept: list[Tensor]) -> None:
+        """Leave what a call keeps for the next one, unless it had a memory of its own."""
+        if mems is None and self.carried.active:
+            self.carried.keep(kept)
 
 
 class MemoryThroughBody:

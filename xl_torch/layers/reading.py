@@ -39,8 +39,8 @@ class TextReader:
             body = self.model.body()
             body._check(**{**dict.fromkeys(body.head.inputs), "input_ids": texts})
             self.longest = texts.shape[1] + self.count
-            mem_len = self.model.config.mem_len
-            self.window = max(0, mem_len - 2) if mem_len else self.longest  # what mems hold, less what is read again
+            mem_len = body.mem_len if body.mem_len > 0 else self.longest + 2
+            self.window = min(self.longest, max(0, mem_len - 2))  # what mems hold, less what is read again
         return self._read(texts[:, -2:]) if self.layers else self._read(texts)
 
     @torch.no_grad()
