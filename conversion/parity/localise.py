@@ -11,6 +11,7 @@ from xlcore.probe import Answer
 
 Array = np.ndarray[Any, Any]
 Steps = dict[str, Array]
+OUTERMOST = "|"  # how the name of a step begins that the model itself takes, and no layer of it
 
 
 def first_difference(
@@ -25,7 +26,8 @@ def first_difference(
     """Find the first step that both sides take and at which they differ.
 
     A name that is assigned several times may be so more often on one side: a value must be among those that the other
-    side gives that name, but for as many as it has more, and the last ones must agree.
+    side gives that name, but for as many as it has more, and the last ones must agree. Inside a layer a side may go its
+    own way, such as through fewer rows: a difference that does not reach the steps of the model itself is none.
 
     Args:
         answers: what both sides recorded in `dtype`.
@@ -34,10 +36,23 @@ def first_difference(
     Returns:
         The place, or None if they agree in every step that both take.
     """
+    differing = _differing(answers, case, floors, dtype)
+    if not any(keys[0].startswith(OUTERMOST) for keys in differing):
+        return None
+    first, second = (_steps(answer, case) for answer in answers)
+    keys = differing[0]
+    return _place((head, case, seed, sides), keys, (first[keys[0]], second[keys[1]]), answers)
+
+
+def _differing(
+    answers: tuple[Answer, Answer], case: str, floors: tuple[Answer, Answer] | None, dtype: str
+) -> list[tuple[str, str]]:
+    """Return the steps of the first side that differ from those of the second, each with one that it differs from."""
     first, second = (_steps(answer, case) for answer in answers)
     exact = [_steps(answer, case) for answer in floors] if floors else None
     mine, others = _by_name(first), _by_name(second)
     spare = {name: len(keys) - len(others.get(name, ())) for name, keys in mine.items()}
+    found = []
     for key, a in first.items():
         name = key.partition("#")[0]
         # the frameworks take some steps in their own way, such as all rows instead of those that count
@@ -50,9 +65,8 @@ def first_difference(
         if not agrees and spare[name] > 0 and key != mine[name][-1]:
             spare[name] -= 1
         elif not agrees:
-            b = key if key in alike else alike[-1]
-            return _place((head, case, seed, sides), (key, b), (a, second[b]), answers)
-    return None
+            found.append((key, key if key in alike else alike[-1]))
+    return found
 
 
 def last_gradient(

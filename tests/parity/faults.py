@@ -78,6 +78,8 @@ FAULTS = (
     Fault("relative shift off by one", ATTENTION, "[..., T:]", "[..., T - 1 : -1]",
           "blocks.0.attention > relative_shift.returned"),
     Fault("scale missing", ATTENTION, "+ bias) * scale", "+ bias)", "blocks.0.attention > attend.scores"),
+    Fault("scale missing where no attentions are asked for", ATTENTION, "hidden = bias * scale", "hidden = bias",
+          "blocks.0.attention > attend.returned.0", ("float64", "gradients")),
     Fault("mask too high", ATTENTION, "torch.where(visible, scores, torch.finfo(scores.dtype).min)",
           "torch.where(visible, scores, -5.0)", "blocks.0.attention > attend.probabilities"),
     Fault("head mask ignored", ATTENTION, "probabilities * head_mask[:, None, None]", "probabilities * 1.0",
