@@ -116,8 +116,8 @@ FAULTS = (
     # ---------------------------------------------------------------------------------------------------- memory
     Fault("memory one step late", MODEL, "- max(self.mem_len, 0)) :]", "- max(self.mem_len, 0) - 1) : -1]",
           " > _kept.returned"),
-    Fault("zeros for an empty memory", MODEL, 'if self.mem_len > 0 and self.config.initial_memory == "zeros" else 0',
-          "if self.mem_len > 0 else 0", " > _visible.queries", example="authors' PyTorch"),
+    Fault("zeros for an empty memory", MODEL, 'max(self.mem_len, 0) if self.config.initial_memory == "zeros" else 0',
+          "max(self.mem_len, 0)", " > _visible.queries", example="authors' PyTorch"),
     # ------------------------------------------------------------------------------------- embedding and softmax
     Fault("scale of embeddings missing", ADAPTIVE, "embedded * self.d_proj**0.5", "embedded", "embedding > returned"),
     Fault("border of a bin off by one", ADAPTIVE, "(ids >= start) & (ids < end)", "(ids > start) & (ids < end)",

@@ -203,13 +203,13 @@ class TFProjectedAdaptiveLogSoftmax(keras.Layer):
         if self.cluster is not None:
             weight = ops.concatenate([weight, self.cluster.weight])
             bias = ops.concatenate([bias, self.cluster.bias])
-        return _log_softmax(ops.matmul(_projected(hidden, self.bins[0]), ops.transpose(weight)) + bias)
+        return _log_softmax(_linear(_projected(hidden, self.bins[0]), weight, bias))
 
     def _tail(self, hidden: Any, number: int) -> Any:
         """Return log-probabilities within one cluster."""
         weight, bias = self._table(number)
-        scores = ops.matmul(_projected(hidden, self.bins[number]), ops.transpose(weight))
-        return _log_softmax(scores if bias is None else scores + bias)
+        scores = _linear(_projected(hidden, self.bins[number]), weight, bias)
+        return _log_softmax(scores)
 
     def _table(self, number: int) -> tuple[Any, Any]:
         """Return the rows and biases of one bin, which may be a part of the one table of all."""
@@ -221,6 +221,11 @@ class TFProjectedAdaptiveLogSoftmax(keras.Layer):
 
 def _projected(hidden: Any, each: AdaptiveBin) -> Any:
     return hidden if each.projection is None else ops.matmul(hidden, each.projection)
+
+
+def _linear(values: Any, weight: Any, bias: Any) -> Any:
+    product = ops.matmul(values, ops.transpose(weight))
+    return product if bias is None else product + bias
 
 
 def _log_softmax(logits: Any) -> Any:
