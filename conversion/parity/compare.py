@@ -4,7 +4,10 @@ import datetime
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import zip_longest
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -23,6 +26,7 @@ from xlcore.probe import Answer, Job
 
 Array = np.ndarray[Any, Any]
 ASKED_KINDS = ("gradients", "training", "tokens")
+TOGETHER = 2**26  # parameters up to which both sides compute at the same time; larger models are in memory one by one
 COMPILED_CASES = ("plain", "memory", "two streams")  # compiling takes long, and a case more finds nothing more
 
 
@@ -154,6 +158,7 @@ class _Run:
         self._names = tuple(side.framework for side in sides)
         self._weights: list[dict[str, Array]] = [{}, {}]
         self._answers: dict[str, list[Answer]] = {}
+        self._together = False
         self.versions: dict[str, str] = {}
 
     def checks(self) -> list[Check]:
@@ -167,11 +172,12 @@ class _Run:
             known = self._subjects[number].weights
             self._weights[number] = {name: known.get(name, drawn[name]) for name in drawn}
         tasks = ("forward", *self._options.kinds)
-        exact = self._answers["float64"] = [self._ask(number, "float64", tasks) for number in (0, 1)]
+        self._together = max(sum(map(prod, each.values())) for each in shapes) <= TOGETHER
+        exact = self._answers["float64"] = self._each("float64", tasks)
         found = [*judge.shapes(*shapes), *self._exact(judge, exact)]
         for dtype in self._options.dtypes:
             kinds = tuple(kind for kind in tasks if kind != "tokens") if dtype == "float32" else ("forward",)
-            low = self._answers[dtype] = [self._ask(number, dtype, kinds) for number in (0, 1)]
+            low = self._answers[dtype] = self._each(dtype, kinds)
             found += self._rounded(judge, dtype, low, exact)
         return found + (self._modes(exact) if self._seed == self._options.first_seed else [])
 
@@ -198,17 +204,24 @@ class _Run:
         found: list[Check] = []
         cases = tuple(f"inputs/{case}/" for case in COMPILED_CASES)
         inputs = {name: array for name, array in self._inputs.items() if name.startswith(cases)}
-        for number, side in enumerate(self._sides):
-            for mode in (mode for mode in self._options.modes if mode != "eager" and mode in MODES[side.framework]):
-                self._advance(f"{self._head.name}, {side.framework} {mode}")
-                eager = _under(self._ask(number, "float32", ("forward",), inputs=inputs), "outputs/")
-                other = _under(self._ask(number, "float32", ("forward",), mode, inputs), "outputs/")
-                names = (f"{side.framework} eager", f"{side.framework} {mode}")
-                judge = Judge(self._head.name, self._seed, names)
-                kept = {name: array for name, array in eager.items() if name in other}
-                high = _under(exact[number], "outputs/")
-                found += judge.within_floor("mode", "float32", (kept, other), (high, high))
+        compiled = [[mode for mode in self._options.modes if mode in MODES[name][1:]] for name in self._names]
+        eager = self._each("float32", ("forward",), inputs=inputs) if any(compiled) else []
+        for modes in zip_longest(*compiled):
+            for name, mode in zip(self._names, modes, strict=True):
+                if mode:
+                    self._advance(f"{self._head.name}, {name} {mode}")
+            answers = self._each("float32", ("forward",), modes, inputs)
+            for number, (name, mode) in enumerate(zip(self._names, modes, strict=True)):
+                if mode:
+                    judge = Judge(self._head.name, self._seed, (f"{name} eager", f"{name} {mode}"))
+                    found += self._mode(judge, eager[number], answers[number], exact[number])
         return found
+
+    def _mode(self, judge: Judge, eager: Answer, other: Answer, exact: Answer) -> Iterator[Check]:
+        """Hold what a side computes in a mode against what it computes eagerly."""
+        compiled, high = _under(other, "outputs/"), _under(exact, "outputs/")
+        kept = {name: array for name, array in _under(eager, "outputs/").items() if name in compiled}
+        yield from judge.within_floor("mode", "float32", (kept, compiled), (high, high))
 
     def places(self, checks: Sequence[Check]) -> list[Place]:
         """Find where the sides part, in the first case of this head in which they do."""
@@ -254,7 +267,26 @@ class _Run:
 
     def _traces(self, dtype: str, inputs: Mapping[str, Array], mode: str = "eager") -> tuple[Answer, Answer]:
         """Have both sides record their steps; modes other than eager are run eagerly, but return no more than asked."""
-        return (self._ask(0, dtype, ("trace",), mode, inputs), self._ask(1, dtype, ("trace",), mode, inputs))
+        first, second = self._each(dtype, ("trace",), (mode, mode), inputs)
+        return first, second
+
+    def _each(
+        self,
+        dtype: str,
+        tasks: tuple[str, ...],
+        modes: Sequence[str | None] = ("eager", "eager"),
+        inputs: Mapping[str, Array] | None = None,
+    ) -> list[Answer]:
+        """Ask both sides, at the same time if the model is small; a side without a mode is not asked."""
+
+        def asked(number: int) -> Answer:
+            mode = modes[number]
+            return self._ask(number, dtype, tasks, mode, inputs) if mode else Answer()
+
+        if not self._together or self._sides[0] is self._sides[1]:
+            return [asked(0), asked(1)]
+        with ThreadPoolExecutor(2) as pool:
+            return list(pool.map(asked, (0, 1)))
 
     def _ask(
         self,
