@@ -2,10 +2,10 @@
 
     python benchmarks/parity_seeds.py --seeds 200
 
-Each seed draws weights and inputs anew, for one example of a config and one head, by turns, and is compared in all
-kinds and precisions. A check that fails is a false alarm. The largest share that any distance takes of its limit says
-how much room `FACTOR` and `ROUNDINGS` in `conversion/parity/method.py` leave. Prints a table and writes
-`benchmarks/results/parity_seeds.json`.
+Each seed draws weights and inputs anew, for one example of a config and one head of a family, all of them by turns, and
+is compared in all kinds and precisions. A check that fails is a false alarm. The largest share that any distance takes
+of its limit says how much room `FACTOR` and `ROUNDINGS` in `conversion/parity/method.py` leave. Prints a table and
+writes `benchmarks/results/parity_seeds.json`.
 """
 
 import argparse
@@ -35,13 +35,14 @@ def told(check: Check, example: str) -> dict:
     return {"share": check.share, "example": example} | {key: getattr(check, key) for key in keys}
 
 
-def run(sides: tuple[Side, Side], family: str, seeds: range) -> dict:
-    """Compare seed by seed; return the largest share of each kind, and all false alarms."""
-    known, largest, alarms, checks = FAMILIES[family], {}, [], 0
-    examples = list(known.examples.items())
-    for seed in tqdm(seeds, desc=family, unit="seed"):
-        name, keys = examples[seed % len(examples)]
-        head = known.heads[seed // len(examples) % len(known.heads)]
+def run(sides: tuple[Side, Side], families: list[str], seeds: range) -> dict:
+    """Compare seed by seed, the families by turns; return the largest share of each kind, and all false alarms."""
+    largest, alarms, checks = {}, [], 0
+    for seed in tqdm(seeds, desc=", ".join(families), unit="seed"):
+        known, turn = FAMILIES[families[seed % len(families)]], seed // len(families)
+        examples = list(known.examples.items())
+        name, keys = examples[turn % len(examples)]
+        head = known.heads[turn // len(examples) % len(known.heads)]
         subject = Subject(name, known.config(**keys))
         options = Options(heads=(head.name,), dtypes=DTYPES, first_seed=seed)
         report = compare((subject, subject), sides, options)
@@ -60,7 +61,8 @@ def run(sides: tuple[Side, Side], family: str, seeds: range) -> dict:
 def main() -> None:
     """Run as the command line says."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--family", default="transfo-xl", choices=sorted(FAMILIES))
+    known = sorted(FAMILIES)
+    parser.add_argument("--families", nargs="+", default=known, choices=known, help="by turns (default: all)")
     parser.add_argument("--seeds", type=int, default=200)
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--frameworks", default="torch,tensorflow")
@@ -70,9 +72,9 @@ def main() -> None:
     one, other = given.frameworks.split(",")
     began = time.monotonic()
     with Side(one) as first, Side(other) as second:
-        result = run((first, second), given.family, range(given.first, given.first + given.seeds))
-    known = {"family": given.family, "first": given.first, "seeds": given.seeds, "machine": platform.machine()}
-    result = known | {"seconds": round(time.monotonic() - began, 1)} | result
+        result = run((first, second), given.families, range(given.first, given.first + given.seeds))
+    about = {"families": given.families, "first": given.first, "seeds": given.seeds, "machine": platform.machine()}
+    result = about | {"seconds": round(time.monotonic() - began, 1)} | result
     given.out.parent.mkdir(exist_ok=True)
     given.out.write_text(json.dumps(result, indent=1) + "\n")
     print(f"{given.seeds} seeds, {result['checks']} checks, {len(result['alarms'])} false alarms")
