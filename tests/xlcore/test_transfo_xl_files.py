@@ -15,28 +15,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.xlcore.transfo_xl_cases import CASES, GOLDEN, TEXTS
 from xlcore.errors import FormatError
 from xlcore.tokenizers import AddedToken, TransfoXLTokenizer, Vocabulary, read_corpus
-
-GOLDEN = Path(__file__).parent.parent / "golden" / "tokenizers" / "transfo_xl"
-CASES = json.loads((GOLDEN / "cases.json").read_text(encoding="utf-8"))
-TEXTS = [case["args"][0] for case in CASES["cases"] if case["call"] == "tokenize"]
-
-
-@pytest.fixture(scope="module")
-def golden() -> TransfoXLTokenizer:
-    return TransfoXLTokenizer(vocab_file=GOLDEN / "vocab.txt", pad_token="<eos>")
-
-
-@pytest.fixture
-def small(tmp_path: Path) -> TransfoXLTokenizer:
-    return made("<eos> <unk> the cat 's café , . @-@ @,@ 5 000", tmp_path)
-
-
-def made(symbols: str, folder: Path, **kwargs: Any) -> TransfoXLTokenizer:
-    file = folder / "made.txt"
-    file.write_text("\n".join(symbols.split()) + "\n", encoding="utf-8")
-    return TransfoXLTokenizer(vocab_file=file, **kwargs)
 
 
 class TestVocabularyFiles:
