@@ -1,6 +1,6 @@
 """How much memory and time does a conversion take, beside a plain copy of the same file on the same disk?
 
-    python benchmarks/convert.py --family transfo-xl --gigabytes 7
+    python benchmarks/convert.py --family xlm-roberta-xl --gigabytes 7
 
 Writes a model of random bfloat16 weights tensor by tensor, of the shape of XLM-RoBERTa-XL (2560 wide, 250,880 words)
 and as deep as the size asks for, and converts it to Keras weights and back, each in a process of its own, whose VmHWM
@@ -178,7 +178,7 @@ def summed_up(rounds: list[dict[str, dict[str, float]]], model: dict[str, Any]) 
 def main() -> None:
     """Run as the command line says."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--family", default="transfo-xl", choices=sorted(SHAPES.keys() & FAMILIES.keys()))
+    parser.add_argument("--family", default="xlm-roberta-xl", choices=sorted(SHAPES.keys() & FAMILIES.keys()))
     parser.add_argument("--gigabytes", type=float, default=7.0)
     parser.add_argument("--to", default="keras", help="what to convert to, and back from (default keras)")
     parser.add_argument("--rounds", type=int, default=3)

@@ -5,6 +5,7 @@ names, so that both frameworks and transformers open it. What is loaded may be a
 opens.
 """
 
+import math
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -26,6 +27,8 @@ from xlcore.heads import Head
 from xlcore.origin import Origin
 
 __all__ = ["Checkpoint", "LoadingInfo", "parse_size", "read_config", "save"]
+
+COMPUTED = ("bfloat16", "float16", "float32", "float64")  # what models compute in
 
 
 def read_config(path: str | Path, **overrides: Any) -> Config:
@@ -89,13 +92,29 @@ class Checkpoint:
         """The canonical names of the parameters that `tensors` yields."""
         return {*self._fit.chosen, *self._fit.filled}
 
+    @property
+    def dtype(self) -> str:
+        """The dtype in which the file holds the model.
+
+        Raises:
+            WeightError: for one in which no model computes.
+        """
+        name = self._fit.dtype.name
+        if name not in COMPUTED:
+            what = f"dtype must be given for a file of {name}, which no model computes in"
+            raise WeightError(f"{self.path}: {what}, got 'auto'")
+        return name
+
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Yield every parameter that the file has, by canonical name, holding one tensor of the file at a time.
+
+        The largest come first, when there is least beside them.
 
         Raises:
             WeightError: if a tensor holds NaN or infinity.
         """
-        for name in (*self._fit.chosen, *self._fit.filled):
+        sizes = {name: math.prod(self._fit.params[name].shape) for name in (*self._fit.chosen, *self._fit.filled)}
+        for name in sorted(sizes, key=lambda name: -sizes[name]):
             value = self._fit.read(name)
             for other, used in self._fit.differing(name):
                 _tell(f"{self.path}: {other!r} must equal {used!r}, its tied copy, got other values; used {used!r}")
@@ -153,6 +172,8 @@ def save(
     read: Mapping[str, Callable[[], Tensor]],
     dtypes: Mapping[str, np.dtype[Any]],
     max_shard_size: int | str = "5GB",
+    *,
+    write: bool = True,
 ) -> None:
     """Write a canonical folder; it appears whole, or the old one stays as it was.
 
@@ -163,12 +184,25 @@ def save(
         read: from canonical names to functions that return the array; each is called once, one at a time.
         dtypes: from canonical names to what is written.
         max_shard_size: bytes a file, as a number or `"5GB"`.
+        write: if off, only call the functions, in the same order: what the other processes that hold a part of each
+            array do while one writes.
+
+    Raises:
+        WeightError: for parameters that are no floating point numbers, whose scales the folder has no place for.
     """
     max_bytes = parse_size(max_shard_size)
+    for name, dtype in dtypes.items():
+        if dtype.kind in "iub":
+            what = "parameters must be floating point numbers to be saved"
+            raise WeightError(f"{path}: {what}, got {name!r} as {dtype}; save the model before it is quantised")
     target = Target("hf", config, head, dtypes)
     readers = {
         entry.name: lambda name=entry.name: target.make(name, lambda part: read[part]()) for entry in target.entries
     }
+    if not write:
+        for entry in target.entries:
+            target.make(entry.name, lambda part: read[part]())
+        return
     with replaced(Path(path), drop=lambda name: bool(safetensors.OURS.fullmatch(name))) as folder:
         (folder / "config.json").write_bytes(target.side["config.json"])
         safetensors.write(folder, target.entries, readers, max_bytes)

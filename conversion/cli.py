@@ -30,6 +30,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # who read what we print has enough; nothing may be flushed to them at the end either
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 2
+    except OSError as error:  # what no one expected, such as a current folder that is gone
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"xlbridge {options.command}: {where}must be usable, got {error.strerror or error}", file=sys.stderr)
+        return 2
     return code
 
 

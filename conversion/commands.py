@@ -33,7 +33,7 @@ what --to takes (which of them, depends on the family):
   hf-tf, hdf5         HuggingFace's TensorFlow file, tf_model.h5
   keras               weights of our Keras classes, model.weights.h5
   .keras              the same as an archive with the config in it, model.keras
-  tf1, torch-original what the authors' own code reads
+  tf1, torch-original what the authors' own code reads; torch-original-fused: fairseq's older layout
   or the name of the file: model.safetensors, pytorch_model.bin, tf_model.h5, model.weights.h5, model.ckpt
 
 examples:
@@ -63,13 +63,13 @@ def add_to(commands: Any) -> None:
     """Add the verbs and their options to the command line."""
     _add_convert(_verb(commands, "convert", "turn any checkpoint into a folder that loads", CONVERT, CONVERT_EXAMPLES))
     one = _verb(commands, "inspect", "tell what a checkpoint is, without loading it", INSPECT)
-    one.add_argument("path", metavar="PATH", help=WHAT)
+    one.add_argument("path", metavar="PATH", type=_named, help=WHAT)
     one.add_argument("--every", action="store_true", help="show every parameter, not one row for all layers alike")
     _add_reading(one, "model class")
     one.set_defaults(run=run_inspect)
     two = _verb(commands, "diff", "compare two checkpoints of any formats", DIFF)
-    two.add_argument("one", metavar="A", help=WHAT)
-    two.add_argument("other", metavar="B", help="the other")
+    two.add_argument("one", metavar="A", type=_named, help=WHAT)
+    two.add_argument("other", metavar="B", type=_named, help="the other")
     two.add_argument("--tensors-only", action="store_true", help="the exit status tells of tensors, not of configs")
     two.add_argument("--json", action="store_true", help="print JSON")
     two.set_defaults(run=run_diff)
@@ -84,8 +84,8 @@ def _verb(commands: Any, name: str, short: str, about: str, examples: str = "") 
 
 
 def _add_convert(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", metavar="SRC", help=f"what to convert: {WHAT}")
-    parser.add_argument("destination", metavar="DST", help="the folder to be made")
+    parser.add_argument("source", metavar="SRC", type=_named, help=f"what to convert: {WHAT}")
+    parser.add_argument("destination", metavar="DST", type=_named, help="the folder to be made")
     parser.add_argument("--to", default="hf", metavar="WHAT", help="what to write, see below (default hf)")
     parser.add_argument("--dtype", metavar="DTYPE", help=f"{', '.join(DTYPES)}; default: as they are")
     parser.add_argument("--max-shard-size", default="5GB", metavar="SIZE", help="bytes a file, as 5GB (the default)")
@@ -98,6 +98,13 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
     )
     _add_reading(parser, "model class to write")
     parser.set_defaults(run=run_convert)
+
+
+def _named(path: str) -> str:
+    """Refuse an empty path, which is a variable that was not set, and not the current folder."""
+    if not path:
+        raise argparse.ArgumentTypeError("a path must be named, got an empty one")
+    return path
 
 
 def _add_reading(parser: argparse.ArgumentParser, head: str) -> None:
@@ -125,6 +132,8 @@ def run_convert(options: argparse.Namespace) -> int:
         return 0
     if not options.json:
         print("\n".join(summary_lines(planned)), flush=True)
+    for warning in planned.source.warnings if options.json else ():
+        print(f"xlbridge convert: warning: {warning}", file=sys.stderr)
     try:
         with _bars() as bars:
             report = convert(planned, verify=options.verify, progress=bars)

@@ -20,8 +20,8 @@ from conversion.formats.base import Entry
 from conversion.inspect import described
 from conversion.proof import CHECKSUMS, checksums, prove, read_checksums
 from conversion.reading import room
-from conversion.source import Source, open_source
-from conversion.staging import is_free, not_free, staged
+from conversion.source import Source, folder_of, open_source
+from conversion.staging import is_free, not_free, require_elsewhere, staged
 from conversion.target import Target, origins_for
 from conversion.watch import Watch
 from conversion.writing import BATCH, Advance, Made, Piece, fingerprint, writable, write
@@ -201,6 +201,7 @@ def plan(
         known = ", ".join(DTYPES)
         raise FormatError(f"convert: dtype must be one of {known}, got {dtype!r}{did_you_mean(dtype, DTYPES)}")
     opened = open_source(source, config=config, head=head)
+    opened.origin.fits(opened.file, opened.config, str(folder_of(opened.path)))
     aim = aim_of(to, opened.config.model_type)
     dtypes = {name: DTYPES[dtype] if dtype else entry.dtype for name, entry in opened.entries.items()}
     target = Target(
@@ -329,6 +330,7 @@ def convert(planned: Plan, *, verify: bool = True, progress: Progress = silent, 
             free = is_free(planned.destination)
         if not free:
             return _standing(planned, began, progress)
+        require_elsewhere(planned.destination)
         advance = progress("convert", planned.size)
         written = write(staging, planned.target.writer, planned.pieces(), mark, advance=advance, batch=batch)
         digests = planned.digests(written.sha256)

@@ -60,10 +60,12 @@ class Fit:
         family = family_of(config)
         self.weights = origin.weights(config, head)
         self.params, self.sizes = family.params(config, head), config.sizes
+        self._of_heads = {name.split(".")[0] for each in family.heads for name in each.params(config)}
         self.ties = {
             alias: name for alias, name in family.ties_within(config, head).items() if _has_row(self.weights, alias)
         }
-        table = {**self.params, **{alias: self.params[name] for alias, name in self.ties.items()}}
+        known = {name: param for name, param in self.params.items() if _has_row(self.weights, name)}
+        table = {**known, **{alias: self.params[name] for alias, name in self.ties.items()}}
         self.places, self.recipes = self.weights.places(table), self.weights.recipes(table, self.sizes)
         self.files = self._named(origin)
         self.filled: dict[str, str] = {}
@@ -87,6 +89,9 @@ class Fit:
     def _choose(self, own: Params) -> dict[str, list[str]]:
         chosen: dict[str, list[str]] = {}
         for name in self.params:
+            if name not in self.places:  # of a head that the origin never had
+                self.info.missing_keys.append(name)
+                continue
             names = [name, *(alias for alias, first in self.ties.items() if first == name)]
             present = [each for each in names if all(place.name in self.files for place in self.places[each])]
             if present:
@@ -97,12 +102,20 @@ class Fit:
             else:
                 lacking = (place.name for place in self.places[name] if place.name not in self.files)
                 self.info.missing_keys += lacking
-        head_keys = {place.name for name in own for place in self.places[name]}
-        if head_keys and head_keys <= set(self.info.missing_keys):
+        head_keys = {key for name in own for key in self._keys(name)}
+        outer = {key for key in head_keys if not self._within_body(key)} or head_keys  # pooling layers stand in bodies
+        if outer and outer <= set(self.info.missing_keys):
             self.info.new_head_keys = [key for key in self.info.missing_keys if key in head_keys]
             self.info.missing_keys = [key for key in self.info.missing_keys if key not in head_keys]
         self.info.missing_keys = list(dict.fromkeys(self.info.missing_keys))
         return chosen
+
+    def _within_body(self, full: str) -> bool:
+        return bool(self.weights.prefix) and full.startswith(self.weights.prefix)
+
+    def _keys(self, name: str) -> list[str]:
+        """Return what the tensors of a parameter are called in the file; as it is itself, where nothing tells."""
+        return [place.name for place in self.places[name]] if name in self.places else [name]
 
     def _implied(self, name: str) -> str:
         """Return what a parameter is whose tensor the origin leaves out; "" if it never does."""
@@ -124,8 +137,9 @@ class Fit:
                 continue
             known = self.weights.knows(full)
             ours = self.weights.ours(full) if known else (full,)
-            another_head = not (self.weights.prefix and full.startswith(self.weights.prefix)) and known
-            if another_head and ours and ours[0].split(".")[0] not in parts:
+            part = ours[0].split(".")[0] if ours else ""
+            another_head = known and (not self._within_body(full) or part in self._of_heads)
+            if another_head and ours and part not in parts:
                 self.info.other_head_keys.append(name)
             elif ours:
                 self.info.unexpected_keys.append(name)

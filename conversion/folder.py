@@ -46,21 +46,46 @@ def beside(folder: Path) -> Path:
 
 def put_in_place(staging: Path, folder: Path, drop: Callable[[str], bool]) -> None:
     """Let a folder made beside another take its place, once the disk holds it; `replaced` says what comes along."""
-    here = Path.cwd()
-    for file in staging.iterdir():
-        _flush(file)
-    if folder.is_mount():
+    _flush_all(staging)
+    written = {file.name for file in staging.iterdir()}
+    if folder.is_mount() or holds_us(folder):
         _move_in(staging, folder, drop)
     elif folder.exists():
         staging.chmod(folder.stat().st_mode)
-        _bring_along(folder, staging, drop)
+        _bring_along(folder, staging, lambda name: name in written or drop(name))
         _exchange(folder, staging)
+        _bring_along(staging, folder, lambda name: name in written or drop(name))  # what others made meanwhile
     else:
-        staging.chmod(0o777 & ~_umask())
-        staging.rename(folder)
-    if here.is_relative_to(folder):
-        os.chdir(here)
+        become(staging, folder)
     _flush(folder.parent)
+
+
+def become(staging: Path, folder: Path) -> None:
+    """Let a folder made beside become another that is not there, or empty, once the disk holds it.
+
+    Raises:
+        OSError: ENOTEMPTY, if there is something in it; that stays.
+    """
+    _flush_all(staging)
+    if folder.is_mount():
+        _move_in(staging, folder, drop=lambda name: False)
+    else:
+        staging.chmod(folder.stat().st_mode if folder.exists() else 0o777 & ~_umask())
+        staging.rename(folder)  # onto an empty folder, too, and onto no other
+    _flush(folder.parent)
+
+
+def holds_us(folder: Path) -> bool:
+    """Tell whether the current folder is this one or lies in it: a shell would be left in one that is gone."""
+    try:
+        return Path.cwd().is_relative_to(folder.resolve())
+    except FileNotFoundError:  # the current folder is gone
+        return False
+
+
+def _flush_all(folder: Path) -> None:
+    for file in folder.iterdir():
+        _flush(file)
 
 
 def _move_in(staging: Path, folder: Path, drop: Callable[[str], bool]) -> None:
@@ -76,12 +101,15 @@ def _move_in(staging: Path, folder: Path, drop: Callable[[str], bool]) -> None:
 def _bring_along(old: Path, new: Path, drop: Callable[[str], bool]) -> None:
     """Link what stays into the new folder; the old one keeps it too, until it goes."""
     for path in old.iterdir():
-        if drop(path.name) or (new / path.name).exists():
+        target = new / path.name
+        if drop(path.name):
             continue
         if path.is_dir() and not path.is_symlink():
-            shutil.copytree(path, new / path.name, symlinks=True, copy_function=_link)
-        else:
-            _link(path, new / path.name)
+            target.mkdir(exist_ok=True)
+            shutil.copystat(path, target)
+            _bring_along(path, target, drop=lambda name: False)
+        elif not os.path.lexists(target):
+            _link(path, target)
 
 
 def _link(source: str | Path, target: str | Path) -> None:
@@ -104,7 +132,10 @@ def _exchange(old: Path, new: Path) -> None:
     except BaseException:
         aside.rename(old)
         raise
-    shutil.rmtree(aside, ignore_errors=True)
+    try:
+        aside.rename(new)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)  # it is not there any more, if all went well
 
 
 def _flush(path: Path) -> None:

@@ -49,6 +49,7 @@ def described(source: Source) -> dict[str, Any]:
         "config": config.to_dict(),
         "config_from": dict(source.told),
         "notes": list(source.notes),
+        "warnings": list(source.warnings),
         "parameters": parameters,
         "bytes": bytes_by_dtype(source),
         "needs": {what: parameters * count for what, count in _NEEDS.items()},

@@ -9,11 +9,11 @@ from pathlib import Path
 from conversion.blocks import sha256
 from conversion.formats.base import Entry
 from conversion.source import Source, open_source
-from conversion.writing import ROOM
+from conversion.writing import ROOM, SMALL
 from xlcore.errors import FormatError, XLError
 
 CHECKSUMS = "checksums.json"
-_HASHERS = 2
+_HASHERS, _MOST = 2, 256
 _ABOUT = "SHA-256 of each tensor under its canonical name: its bytes, little-endian, in C order"
 
 
@@ -85,12 +85,17 @@ def _digests_of(result: Source, names: Sequence[str]) -> Iterator[tuple[str, str
     waiting: deque[tuple[str, Future[str]]] = deque()
     with ThreadPoolExecutor(_HASHERS) as hashers:
         for name in names:
-            while waiting and (len(waiting) > _HASHERS or sizes[name] + sum(sizes[each] for each, _ in waiting) > most):
+            while waiting and _is_enough([sizes[each] for each, _ in waiting], sizes[name], most):
                 done, digest = waiting.popleft()
                 yield done, digest.result()
             waiting.append((name, hashers.submit(sha256, result.read(name, finite=False))))
         for done, digest in waiting:
             yield done, digest.result()
+
+
+def _is_enough(waiting: Sequence[int], size: int, most: int) -> bool:
+    """Tell whether tensors of such sizes are enough to have in memory, with another one."""
+    return sum(each > SMALL for each in waiting) > _HASHERS or sum(waiting) + size > most or len(waiting) > _MOST
 
 
 def _differences(result: Source, source: Source, digests: Mapping[str, str]) -> list[str]:

@@ -10,6 +10,7 @@ import os
 import weakref
 from contextlib import suppress
 from pathlib import Path
+from threading import RLock
 from typing import Any
 
 import numpy as np
@@ -17,17 +18,21 @@ import numpy as np
 from conversion.places import PAGE
 
 LEAST = 4 << 20  # bytes; smaller runs are read as usual
-_SPARE_FROM = 64 << 20  # smaller memory is not kept
-_ALIGNED = 16  # numbers must begin at multiples of their size
+_LEAST_SPARE = 1 << 20  # bytes; smaller memory is not kept
+_SPARE = 96 << 20  # of all that is kept; one that is larger is kept alone
+_HUGE = 2 << 20  # a large page of the system: memory comes in these, so that what comes back fits who asks next
 
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 
 _LIBC = ctypes.CDLL(None)
-_spare: list[mmap.mmap] = []  # one at most
+_spare: list[mmap.mmap] = []  # the largest first
+_lock = RLock()  # whoever gives memory back may do so anywhere
 
 
-def read_run(handle: int, path: Path, offset: int, count: int) -> Bytes:
+def read_run(handle: int, path: Path, offset: int, count: int, aligned: int = 8) -> Bytes:
     """Read bytes of an open file from an offset on; fewer come back where the file ends before.
+
+    What comes back begins in memory at a multiple of `aligned`, so that numbers may lie there.
 
     Raises:
         OSError: if reading fails.
@@ -36,7 +41,7 @@ def read_run(handle: int, path: Path, offset: int, count: int) -> Bytes:
         small: Bytes = np.empty(count, np.uint8)
         return small[: _read(handle, small.data, offset)]
     before = offset % PAGE
-    direct = -1 if before % _ALIGNED or _is_cached(handle, offset, count) else _opened_past(path)
+    direct = -1 if before % aligned or _is_cached(handle, offset, count) else _opened_past(path)
     if direct < 0:
         array = room(count)
         return array[: _read(handle, array.data, offset)]
@@ -50,24 +55,40 @@ def read_run(handle: int, path: Path, offset: int, count: int) -> Bytes:
 
 
 def room(count: int) -> Bytes:
-    """Return memory that begins at a page; what is large is kept for the next who asks, once nobody has it."""
-    size = count + -count % PAGE
-    memory = _spare.pop() if _spare and len(_spare[0]) // 2 <= size <= len(_spare[0]) else None
+    """Return memory that begins at a page; it is kept for the next who asks, once nobody has it."""
+    step = _HUGE if count >= _HUGE else PAGE
+    size = count + -count % step
+    memory = _taken(size)
     if memory is None:
-        if size > _SPARE_FROM:
-            _spare.clear()  # before there is more: never two that nobody uses
         memory = mmap.mmap(-1, max(size, PAGE), mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         if hasattr(mmap, "MADV_HUGEPAGE"):
             memory.madvise(mmap.MADV_HUGEPAGE)
     array = np.frombuffer(memory, np.uint8)
-    if len(memory) > _SPARE_FROM:
+    if len(memory) >= _LEAST_SPARE:
         weakref.finalize(array, _keep, memory).atexit = False
     return array[:count]
 
 
+def _taken(size: int) -> mmap.mmap | None:
+    """Take memory that is kept, the smallest that will do and is not much larger; None if there is none."""
+    with _lock:
+        fitting = [memory for memory in _spare if size <= len(memory) <= 2 * size]
+        if fitting:
+            _spare.remove(fitting[-1])
+            return fitting[-1]
+        most = _SPARE if size <= _SPARE else 0  # before there is more, much goes that nobody uses
+        _spare[:] = [memory for memory in _spare if len(memory) <= most]
+    return None
+
+
 def _keep(memory: mmap.mmap) -> None:
-    """Keep the larger of what is kept and what comes back."""
-    _spare[:] = [max([*_spare, memory], key=len)]
+    """Keep the largest of what is kept and what comes back."""
+    with _lock:
+        kept: list[mmap.mmap] = []
+        for each in sorted([*_spare, memory], key=len, reverse=True):
+            if not kept or sum(map(len, [*kept, each])) <= _SPARE:
+                kept.append(each)
+        _spare[:] = kept
 
 
 def _is_cached(handle: int, offset: int, count: int) -> bool:

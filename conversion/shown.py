@@ -43,6 +43,8 @@ def source_lines(source: Source) -> Iterator[str]:
     yield from _fact("tensors", _fates(source))
     for note in source.notes:
         yield from _fact("note", note)
+    for warning in source.warnings:
+        yield from _fact("WARNING", warning)
 
 
 def _fates(source: Source) -> str:

@@ -60,6 +60,7 @@ class Source:
         entries: for every parameter its shape and the dtype in the file.
         accounts: what became of every tensor; there are no others.
         notes: what was found out, derived or decided, for people.
+        warnings: what of it someone should look at: numbers of the file that the model will not have.
         told: for every key of a config that was derived where it comes from.
         info: what does not fit; nothing, unless the checkpoint was opened although it does not.
         carried: files beside the weights that belong to the family: vocabularies and settings of tokenizers.
@@ -67,7 +68,7 @@ class Source:
     """
 
     def __init__(self, path: Path, opened: "Opened") -> None:
-        fit, origin, config, self.notes, self.told = opened
+        fit, origin, config, self.notes, self.warnings, self.told = opened
         self.path, self.reader, self.format, self.origin = path, fit.reader, fit.reader.format, origin
         self.family: Family = family_of(config)
         self.config, self.head = config.copy(architectures=[fit.head.name]), fit.head
@@ -148,12 +149,13 @@ def open_source(
 
 
 class Opened(NamedTuple):
-    """How a checkpoint fits a model, whose it is, the config, notes, and for derived keys where they come from."""
+    """How a checkpoint fits a model, whose it is, the config, notes, warnings, and where derived keys come from."""
 
     fit: Fit
     origin: Origin
     config: Config
     notes: list[str]
+    warnings: list[str]
     told: dict[str, str]
 
 
@@ -173,11 +175,12 @@ def open_fit(
         told = derived.told
         settled = config_from_dict({"model_type": origin.model_type, **derived.keys}, str(path), **given)
     fit = Fit(path, reader, origin, settled, _head_of(settled, origin, seen, head))
+    warnings: list[str] = []
     if values and not isinstance(config, Config):
-        settled, fit = _untied(fit, origin, settled, notes, may=origin.unties or known is None)
+        settled, fit = _untied(fit, origin, settled, notes, warnings, may=origin.unties or known is None)
     elif copies := [name for names in fit.chosen.values() for name in names[:-1]]:
         notes.append(f"copies of tied tensors, taken as equal: {', '.join(copies)}")
-    return Opened(fit, origin, settled, notes, told)
+    return Opened(fit, origin, settled, notes, warnings, told)
 
 
 def folder_of(path: Path) -> Path:
@@ -262,18 +265,29 @@ def _head_of(config: Config, origin: Origin, seen: Seen, head: str | Head | None
     return heads[name]
 
 
-def _untied(fit: Fit, origin: Origin, config: Config, notes: list[str], may: bool) -> tuple[Config, Fit]:
+def _untied(
+    fit: Fit, origin: Origin, config: Config, notes: list[str], warnings: list[str], may: bool
+) -> tuple[Config, Fit]:
     """Hold copies of tied tensors against each other, and untie those that differ where that is the origin's way."""
-    differing = [pair for name in fit.chosen for pair in fit.differing(name, finite=False)]
-    for other, used in differing:
-        done = "untied" if may else f"used {fit.files[used]}, as transformers does"
-        notes.append(f"{fit.files[other]} and {fit.files[used]} differ: {done}")
-    if not differing or not may:
-        return config, fit
-    apart = {name for pair in differing for name in pair}
-    aliases = [alias for alias in fit.ties if any(place.name in apart for place in fit.places[alias])]
-    config = origin.untied(config, aliases)
-    return config, Fit(fit.path, fit.reader, origin, config, fit.head)
+    differing = _differing(fit)
+    if differing and may:
+        apart = {name for pair in differing for name in pair}
+        aliases = [alias for alias in fit.ties if any(place.name in apart for place in fit.places[alias])]
+        config = origin.untied(config, aliases)
+        fit = Fit(fit.path, fit.reader, origin, config, fit.head)
+    lost = _differing(fit) if differing else []
+    notes += [
+        f"{fit.files[one]} and {fit.files[used]} differ: untied" for one, used in differing if (one, used) not in lost
+    ]
+    for other, used in lost:
+        done = f"used {fit.files[used]}, as transformers does; the other's numbers are lost"
+        warnings.append(f"{fit.files[other]} and {fit.files[used]} differ, although the config ties them: {done}")
+    return config, fit
+
+
+def _differing(fit: Fit) -> list[tuple[str, str]]:
+    """Return the copies that hold other numbers than the tensor that counts, each with that."""
+    return [pair for name in fit.chosen for pair in fit.differing(name, finite=False)]
 
 
 def _require_whole(fit: Fit) -> None:

@@ -1,5 +1,6 @@
 """The folder beside a destination in which a result is made: one process at a time, found again after a kill."""
 
+import errno
 import fcntl
 import os
 import shutil
@@ -7,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from conversion.folder import beside, put_in_place
+from conversion.folder import become, beside, holds_us
 from conversion.journal import Journal
 from xlcore.errors import FormatError
 
@@ -40,7 +41,12 @@ class Staging:
         """
         if not is_free(self.destination):
             raise not_free(self.destination)
-        put_in_place(self.content, self.destination, drop=lambda name: False)
+        try:
+            become(self.content, self.destination)
+        except OSError as error:
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                raise not_free(self.destination) from error
+            raise
 
 
 def is_free(destination: Path) -> bool:
@@ -54,10 +60,17 @@ def is_free(destination: Path) -> bool:
 def not_free(destination: Path) -> FormatError:
     """Return the error for a destination where something stands."""
     what = "a folder with files in it" if destination.is_dir() else "a file"
-    hint = "remove it, or name another"
+    hint = "name another" if holds_us(destination) else "remove it, or name another"
     return FormatError(
         f"{destination}: must not exist yet, be an empty folder, or hold this very result, got {what}; {hint}"
     )
+
+
+def require_elsewhere(destination: Path) -> None:
+    """Raise FormatError if the current folder would be replaced: a shell would be left in one that is gone."""
+    if holds_us(destination) and not destination.resolve().is_mount():
+        what = "must not be the folder that you are in, or one around it"
+        raise FormatError(f"{destination}: {what}, got {Path.cwd()} as the current one; name another")
 
 
 def root_of(destination: Path) -> Path:

@@ -91,6 +91,7 @@ class Target:
         self.side = {name: _json(keys) for name, keys in origin.side(config, head).items()}
         self._written = config.copy(architectures=[head.name], torch_dtype=str(self.entries[0].dtype))
         self.side["config.json"] = self._written.to_json_string().encode()
+        self.side |= origin.files(config, head, file)
 
     def _shared(self, ties: Mapping[str, str]) -> Iterator[tuple[str, str]]:
         """Yield the names of copies with the name of the tensor that they are one with."""
@@ -172,8 +173,12 @@ def _spared(origin: Origin, config: Config, head: Head, weights: WeightMap, read
     """Return the parameters that are what the absence of their tensors stands for."""
     spared: set[str] = set()
     for group in map(tuple, origin.spared(config, head)):
-        if all(_is_implied(read(name), weights.theirs(name)[1].absent) for name in group):
+        implied = {name: weights.theirs(name)[1].absent for name in group}
+        if all(_is_implied(read(name), value) for name, value in implied.items()):
             spared.update(group)
+        elif origin.only_spared:
+            (name, value), *_ = implied.items()
+            raise ConfigError(f"{origin.name}: {name} must be {value} there, got other numbers; choose another format")
     return spared
 
 

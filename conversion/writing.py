@@ -5,8 +5,9 @@ import hashlib
 import json
 import os
 import shutil
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,8 @@ from conversion.tables import size
 from xlcore.errors import FormatError
 
 BATCH = 256 << 20  # bytes after which the disk is made to hold what was written
+SMALL = 1 << 20  # bytes; tensors up to that are no work, and however many wait they take no room
+_WRITERS, _MOST = 2, 256  # large tensors that are written at a time, and all that may wait
 ROOM = 128 << 20  # bytes of tensors that may be in memory however small the largest is
 
 Advance = Callable[[int], None]
@@ -153,7 +156,7 @@ def _fill(staging: Staging, writer: Writer, pieces: Sequence[Piece], advance: Ad
     room = max([ROOM, *(2 * piece.entry.nbytes for piece in pieces)])
     with _Hand(staging, writer, advance, batch) as hand:
         for piece in sorted(pieces, key=lambda piece: _order(writer.places[piece.entry.name])):
-            if hand.holds + piece.needs > room:
+            while hand.holds and hand.holds + piece.needs > room:
                 hand.wait()
             made = piece.make()
             if (made.data.shape, made.data.dtype) != (piece.entry.shape, piece.entry.dtype):
@@ -168,13 +171,15 @@ def _order(place: Place) -> tuple[str, int]:
 
 
 class _Hand:
-    """Writes and hashes one tensor at a time, beside whoever makes the next."""
+    """Writes and hashes some tensors at a time, beside whoever makes the next."""
 
     def __init__(self, staging: Staging, writer: Writer, advance: Advance, batch: int) -> None:
         self._writer, self._advance = writer, advance
-        self._keeper, self._places = _Keeper(staging, batch), Places(staging.content)
-        self._threads = ThreadPoolExecutor(2)
-        self._running: tuple[Piece, Future[Record]] | None = None
+        self._keeper = _Keeper(staging, batch)
+        self._places = [Places(staging.content) for _ in range(_WRITERS)]
+        self._free = list(self._places)
+        self._writers, self._hashers = ThreadPoolExecutor(_WRITERS), ThreadPoolExecutor(_WRITERS)
+        self._running: deque[tuple[Piece, Future[Record]]] = deque()
         self._hashed = {name for record in staging.journal.records for name in record.get("sha256", ())}
 
     def __enter__(self) -> Self:
@@ -183,51 +188,73 @@ class _Hand:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         go_on = kind is None or not issubclass(kind, Exception)  # whoever is interrupted can go on from here
         try:
-            if go_on:
+            while go_on and self._running:
                 self.wait()
         finally:
-            self._threads.shutdown()
-            self._places.close()
+            self._writers.shutdown()
+            self._hashers.shutdown()
+            for places in self._places:
+                places.close()
             self._keeper.close(go_on)
 
     @property
     def holds(self) -> int:
-        """The bytes that the tensor takes which is being written."""
-        return self._running[0].needs if self._running else 0
+        """The bytes that the tensors take which are being written."""
+        return sum(piece.needs for piece, _ in self._running)
 
     def put(self, piece: Piece, made: Made) -> None:
-        """Begin to write a tensor, once the one before is written."""
-        self.wait()
-        self._running = piece, self._threads.submit(self._write, piece.entry.name, made)
+        """Begin to write a tensor, once one of those before is written."""
+        while sum(running.needs > SMALL for running, _ in self._running) >= _WRITERS or len(self._running) >= _MOST:
+            self.wait()
+        self._running.append((piece, self._writers.submit(self._write, piece.entry.name, made)))
 
     def wait(self) -> None:
-        """Wait until what was put is written, and have it noted."""
-        if self._running:
-            (piece, record), self._running = self._running, None
-            self._keeper.add(self._writer.places[piece.entry.name].file, piece.entry.nbytes, record.result())
+        """Wait until the tensor is written that was put first, and have it noted."""
+        piece, record = self._running.popleft()
+        self._keeper.add(self._writer.places[piece.entry.name].file, piece.entry.nbytes, record.result())
 
     def _write(self, name: str, made: Made) -> Record:
-        place = self._writer.places[name]
+        place, places = self._writer.places[name], self._free.pop()
         new = {each: array for each, array in made.canonical.items() if each not in self._hashed}
         self._hashed |= new.keys()
-        digests = self._threads.submit(lambda: {each: sha256(array) for each, array in new.items()})
-        total = _Total(self._writer.sum, self._advance)
-        self._places.write(place.file, place.offset, made.data.nbytes, total.counted(blocks(made.data)))
+        alike = [each for each, array in new.items() if _is_same(array, made.data)]
+        others = self._hashers.submit(lambda: {each: sha256(new[each]) for each in new if each not in alike})
+        total = _Total(self._writer.sum, self._advance, self._hashers if alike else None)
+        try:
+            places.write(place.file, place.offset, made.data.nbytes, total.counted(blocks(made.data)))
+        finally:
+            self._free.append(places)
+        digests = others.result() | dict.fromkeys(alike, total.sha256)
         roundings = {each: [found.largest, found.lost] for each, found in made.roundings.items()}
-        return {"tensor": name, "sum": total.sum, "sha256": digests.result(), "roundings": roundings}
+        return {"tensor": name, "sum": total.sum, "sha256": digests, "roundings": roundings}
+
+
+def _is_same(one: Tensor, other: Tensor) -> bool:
+    """Tell whether two arrays are one: the same numbers in the same order in the same place."""
+    facts = [(each.ctypes.data, each.shape, each.strides, each.dtype) for each in (one, other)]
+    return facts[0] == facts[1]
 
 
 class _Total:
-    """Adds up the checksum that a format wants of a tensor, and says how far its writing is."""
+    """Adds up what is wanted of a tensor's bytes while they are written, and says how far that is."""
 
-    def __init__(self, add: Callable[[Any, int], int] | None, advance: Advance) -> None:
-        self._add, self._advance, self.sum = add, advance, 0
+    def __init__(self, add: Callable[[Any, int], int] | None, advance: Advance, hasher: Executor | None) -> None:
+        self._add, self._advance, self._hasher, self.sum = add, advance, hasher, 0
+        self._digest = hashlib.sha256()
+
+    @property
+    def sha256(self) -> str:
+        """The SHA-256 of all blocks, if there is someone to compute it."""
+        return self._digest.hexdigest()
 
     def counted(self, found: Iterable[memoryview]) -> Iterator[memoryview]:
-        """Yield blocks; each is counted when the next is asked for."""
+        """Yield blocks, each hashed while it is written; it is counted when the next is asked for."""
         for block in found:
+            hashed = self._hasher.submit(self._digest.update, block) if self._hasher else None
             self.sum = self._add(block, self.sum) if self._add else 0
             yield block
+            if hashed:
+                hashed.result()
             self._advance(len(block))
 
 

@@ -80,6 +80,13 @@ class Placeholder(metaclass=Sealed):
         return f"<Placeholder {self.module}.{self.name}>"
 
 
+def placeholder(module: str, name: str, attributes: dict[str, Any]) -> Placeholder:
+    """Return what a file would be read as that holds an object of a class, with these attributes."""
+    made: Placeholder = Sealed("Placeholder", (Placeholder,), {"__slots__": (), "module": module, "name": name})()
+    made.__setstate__(attributes)
+    return made
+
+
 class PlainDict(dict[Any, Any], metaclass=Sealed):
     """An OrderedDict or a Counter of a file: a dict; attributes that a file sets on it are passed over."""
 

@@ -88,6 +88,9 @@ class Origin:
         side: the JSON files that it wants beside the weights.
         extras: what it wants in the file itself beside tensors; it may read a tokenizer's
             files that go along, by name.
+        only_spared: `spared` tensors have no place in its files at all: another value than the implied one is refused.
+        files: further files that it wants beside the weights; made as `extras` are.
+        fits: holds the files of a tokenizer, read by name, against each other and the config; the path is for messages.
         made: files of a tokenizer that follow from what the file itself holds; it is given the path, for messages.
         renamed: files beside the weights that belong to a tokenizer under another name: a regular expression for
             theirs, and ours.
@@ -114,6 +117,9 @@ class Origin:
     constants: Callable[[Config, Head], Mapping[str, "np.ndarray[Any, Any]"]] = nothing
     side: Callable[[Config, Head], Mapping[str, Keys]] = nothing
     extras: Callable[[Config, Head, Callable[[str], bytes | None]], Keys] = lambda config, head, file: {}
+    only_spared: bool = False
+    files: Callable[[Config, Head, Callable[[str], bytes | None]], Mapping[str, bytes]] = lambda config, head, file: {}
+    fits: Callable[[Callable[[str], bytes | None], Config, str], None] = lambda file, config, where: None
     made: Callable[[Keys, str], Mapping[str, bytes]] = lambda extras, where: {}
     renamed: Mapping[str, str] = field(default_factory=dict)
     untied: Callable[[Any, Iterable[str]], Config] = lambda config, names: config

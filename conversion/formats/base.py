@@ -149,7 +149,7 @@ def read_array(file: Path, offset: int, shape: Sequence[int], dtype: np.dtype[An
     count = math.prod(shape) * dtype.itemsize
     try:
         with file.open("rb", buffering=0) as stream:
-            found = read_run(stream.fileno(), file, offset, count)
+            found = read_run(stream.fileno(), file, offset, count, dtype.alignment)
     except FileNotFoundError as error:
         raise FormatError(f"{file}: must be there, got no such file") from error
     except OSError as error:

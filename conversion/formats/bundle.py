@@ -12,9 +12,9 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from conversion.formats.protobuf import bytes_field, fixed_field, number_field, read_message
 from conversion.formats.sstable import read_table, write_table
 from xlcore.errors import FormatError
+from xlcore.protobuf import bytes_field, fixed_field, number_field, read_message
 
 # By the number that TensorFlow gives each type: what numpy can hold, and what it cannot.
 DTYPES: dict[int, np.dtype[Any]] = {

@@ -1,12 +1,13 @@
 """Which format a file or folder is in: by what it holds, not by what it is called."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from conversion.formats import base, hdf5, keras_files, safetensors, tf1, torch_files
 from conversion.formats.h5_process import list_h5
+from conversion.formats.model_parts import open_torch
 from conversion.formats.sharding import SUFFIX, seen
 from conversion.formats.zips import opened
 from xlcore.errors import FormatError
@@ -18,7 +19,8 @@ class Format:
 
     Args:
         name: what it is called here.
-        reader, writer: see `base`.
+        reader: opens a path; see `base.Reader`.
+        writer: see `base.Writer`.
         weights: the file that is written if no other is named.
         known: names of files that tell of the format in a folder, whatever else lies there.
         suffixes: ends of names that do so if nothing known lies there.
@@ -26,7 +28,7 @@ class Format:
     """
 
     name: str
-    reader: type[base.Reader]
+    reader: Callable[[Path], base.Reader]
     writer: type[base.Writer]
     weights: str
     known: tuple[str, ...]
@@ -52,7 +54,7 @@ _SAFETENSORS = Format(
 )
 _TORCH = Format(
     "torch",
-    torch_files.Reader,
+    open_torch,
     torch_files.Writer,
     torch_files.WEIGHTS,
     _indexed(torch_files.WEIGHTS),

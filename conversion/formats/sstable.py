@@ -10,8 +10,8 @@ from typing import Any
 
 import google_crc32c
 
-from conversion.formats.protobuf import read_varint, varint
 from xlcore.errors import FormatError
+from xlcore.protobuf import read_varint, varint
 
 MAGIC = (0xDB4775248B80FB57).to_bytes(8, "little")
 _FOOTER = 48

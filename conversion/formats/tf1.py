@@ -19,10 +19,10 @@ import numpy as np
 from conversion.formats import base
 from conversion.formats.base import Entry, Place, Tensor, lay, read_array, refuse_shared
 from conversion.formats.bundle import DTYPES, MOST_SHARDS, OTHERS, Stored, read_index, write_index
-from conversion.formats.protobuf import read_varint
 from conversion.formats.sharding import shards
 from conversion.formats.sstable import MAGIC, masked, sum_of
 from xlcore.errors import FormatError
+from xlcore.protobuf import read_varint
 
 STATE = "checkpoint"
 PREFIX = "model.ckpt"

@@ -138,9 +138,9 @@ def _contiguous(shape: Sequence[int], width: int) -> list[int]:
 class Writer(base.Writer):
     """The plan of a torch zip, or of shards with an index; see `base.Writer`.
 
-    `extras` go into the file: plain values, dictionaries of them, and an inert `argparse.Namespace`. Where `HERE`
-    stands in them, the state dict will; without it the file holds a state dict and nothing else. `shared` names share
-    their storage with the entry that they name, as tied tensors do in torch.
+    `extras` go into the file: plain values, arrays of numbers, dictionaries of them, and an inert `argparse.Namespace`.
+    Where `HERE` stands in them, the state dict will; without it the file holds a state dict and nothing else. `shared`
+    names share their storage with the entry that they name, as tied tensors do in torch.
 
     Raises:
         FormatError: for a dtype that torch has not, or extras that cannot be written.

@@ -30,6 +30,7 @@ CODES: dict[np.dtype[Any], str] = {
 }
 _START, _MARK, _STOP = b"\x80\x02", b"(", b"."
 _DEEPEST = 64
+_NUMBERS = tuple(map(np.dtype, ("float32", "float64", "int32", "int64")))  # those that a reader takes back
 
 
 def pickled(entries: Sequence[Entry], shared: Mapping[str, str], extras: Mapping[str, Any]) -> bytes:
@@ -87,7 +88,7 @@ def _tensor(key: str, entry: Entry) -> bytes:
 
 
 def _value(value: Any, where: str, depth: int = 0) -> bytes:
-    """Return the opcodes of a plain value, or of an inert `argparse.Namespace` of plain values."""
+    """Return the opcodes of a plain value, of an array, or of an inert `argparse.Namespace` of them."""
     if depth > _DEEPEST:
         raise FormatError(f"torch: extras must be at most {_DEEPEST} deep, got more in {where!r}")
     if value is None or isinstance(value, bool):
@@ -108,8 +109,24 @@ def _value(value: Any, where: str, depth: int = 0) -> bytes:
         return b"}" + _MARK + b"".join(pairs) + b"u"
     if isinstance(value, Placeholder) and (value.module, value.name) == ("argparse", "Namespace"):
         return _name("argparse", "Namespace") + b")\x81" + _value(value.attributes, where, inner) + b"b"
+    if isinstance(value, np.ndarray) and value.dtype.newbyteorder("=") in _NUMBERS:
+        return _array(value)
     told = repr(value) if isinstance(value, Placeholder) else type(value).__name__
-    raise FormatError(f"torch: extras must be plain values or an argparse.Namespace of them, got {told} in {where!r}")
+    raise FormatError(
+        f"torch: extras must be plain values, arrays of numbers, or a Namespace of them, got {told} in {where!r}"
+    )
+
+
+def _array(array: np.ndarray[Any, Any]) -> bytes:
+    """Return the opcodes of an array of numpy, as numpy's own pickles have them since its first versions."""
+    plain = np.ascontiguousarray(array, array.dtype.newbyteorder("<")).reshape(array.shape)
+    code, raw = plain.dtype.str[1:], plain.tobytes()
+    made = [_name("numpy", "ndarray"), _tuple([_whole(0)]), _text("b")]
+    dtype = _name("numpy", "dtype") + _tuple([_text(code), b"\x89", b"\x88"]) + b"R"
+    dtype += _tuple([_whole(3), _text("<"), b"N", b"N", b"N", _whole(-1), _whole(-1), _whole(0)]) + b"b"
+    numbers = _name("_codecs", "encode") + _tuple([_text(raw.decode("latin1")), _text("latin1")]) + b"R"
+    state = [_whole(1), _tuple(map(_whole, plain.shape)), dtype, b"\x89", numbers]
+    return _name("numpy.core.multiarray", "_reconstruct") + _tuple(made) + b"R" + _tuple(state) + b"b"
 
 
 def _whole(number: int) -> bytes:

@@ -67,7 +67,7 @@ def _sizes(config: Config, **sizes: int) -> dict[str, int]:
 def _draw(head: Head, sizes: Mapping[str, int], seed: int, names: list[str]) -> dict[str, Any]:
     names = [name for name in names if name in head.inputs]
     predicted = min(3, sizes["T"]) if TARGETS in names else sizes["T"]
-    counted = {**sizes, "G": sizes["B"] * sizes["C"], "P": predicted}
+    counted = {**sizes, "G": sizes["B"] * sizes["C"], "P": predicted, "S": sizes["T"]}
     drawn = head.inputs.draw(counted, seed, [*names, *head.targets])
     if HEADS in drawn:  # what stays counts in part: a side may take it for true
         shares = np.random.default_rng(seed).uniform(0.2, 1.0, drawn[HEADS].shape)

@@ -111,6 +111,9 @@ def _asked(options: argparse.Namespace) -> list[tuple[tuple[Subject, Subject], O
         return _of_all(options, chosen)
     one = subject_of(options.path)
     other = subject_of(options.against) if options.against else one
+    kinds = one.config.model_type, other.config.model_type
+    if len(set(kinds)) > 1:
+        raise ParityError(f"parity: --against must be a model of the same family, got {' and '.join(kinds)}")
     heads = tuple(head.name for head in require_heads(options.heads, one.config)) or heads_of(options.path, one.config)
     return [((one, other), Options(heads, chosen, options.dtypes, options.seeds))]
 

@@ -232,6 +232,8 @@ class _Run:
         if not failed:
             return []
         check = (forward or [check for check in failed if check.kind == "gradients"] or failed)[0]
+        if check.kind in ("tokens", "mode"):  # no single call, step by step, shows these
+            return []
         case, _, unlabelled = check.case.partition("/")
         case = case if any(name.startswith(f"inputs/{case}/") for name in self._inputs) else "plain"
         self._advance(f"{self._head.name}: looking for the place in case {case!r}")

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from conversion.formats.bundle import HEADER
-from conversion.formats.protobuf import bytes_field, number_field, varint
 from conversion.formats.sstable import MAGIC, masked, sum_of, write_table
+from xlcore.protobuf import bytes_field, number_field, varint
 
 EMPTY_BLOCK = bytes([0, 0, 0, 0, 1, 0, 0, 0, 0, 0xC0, 0xF2, 0xA1, 0xB0])  # as TensorFlow writes it, sealed
 ONE_SHARD = number_field(1, 1) + bytes_field(3, number_field(1, 1))

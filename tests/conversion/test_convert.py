@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
-from conversion import cli
+from conversion import cli, staging
 from conversion import convert as module
 from conversion.checkpoint import Checkpoint, read_config
 from conversion.convert import aims_for, convert, plan
@@ -68,7 +68,8 @@ def test_whatever_comes_in_comes_out_as_a_folder_that_loads(folder, tmp_path):
     opened = Checkpoint(tmp_path / "out", config, find_head_by_name(config.architectures[0]))
     opened.settle()
     assert_same(dict(opened.tensors()), canonical(folder))
-    assert config == open_source(folder).config.copy(architectures=config.architectures, torch_dtype="float32")
+    kind = "float16" if folder.name == "xlmr_xl_fairseq-mnli" else "float32"
+    assert config == open_source(folder).config.copy(architectures=config.architectures, torch_dtype=kind)
     assert os.listdir(tmp_path) == ["out"]
 
 
@@ -211,6 +212,38 @@ def test_an_empty_folder_is_a_free_destination(model, tmp_path):
     (tmp_path / "out").mkdir(mode=0o750)
     turned(model, tmp_path / "out")
     assert (tmp_path / "out").stat().st_mode & 0o777 == 0o750
+    assert sorted(os.listdir(tmp_path)) == ["model", "out"]
+
+
+@pytest.mark.parametrize("inner", [".", "deep/er"])
+def test_the_folder_that_one_is_in_is_refused(model, tmp_path, monkeypatch, inner):
+    """It would be another one afterwards, and the shell in the one that is gone."""
+    out = tmp_path / "out"
+    (out / inner).mkdir(parents=True)
+    monkeypatch.chdir(out / inner)
+    before, number = tree(tmp_path), out.stat().st_ino
+    wanted = r"must not be the folder that you are in, or one around it, got .* as the current one; name another$"
+    if inner != ".":
+        wanted = "must not exist yet, .*, got a folder with files in it; name another$"
+    with pytest.raises(FormatError, match=wanted):
+        turned(model, "." if inner == "." else out)
+    assert tree(tmp_path) == before
+    assert out.stat().st_ino == number
+
+
+def test_what_comes_to_stand_there_at_the_last_moment_stays(model, tmp_path, monkeypatch):
+    """Between the last look and the last step nothing is lost either: the system itself refuses."""
+    true = staging.become
+
+    def become(content, destination):
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / "mine").write_bytes(b"x")
+        true(content, destination)
+
+    monkeypatch.setattr(staging, "become", become)
+    with pytest.raises(FormatError, match="must not exist yet"):
+        turned(model, tmp_path / "out")
+    assert tree(tmp_path / "out") == {"mine": b"x"}
     assert sorted(os.listdir(tmp_path)) == ["model", "out"]
 
 
@@ -574,6 +607,23 @@ def test_a_dry_run_shows_everything_and_writes_nothing(model, tmp_path, capsys):
     assert sorted(os.listdir(tmp_path)) == ["model", "real"]
 
 
+def test_copies_that_differ_under_a_config_that_ties_them_are_a_warning(tmp_path, capsys):
+    """Nothing is lost in silence."""
+    arrays = save(tmp_path / "model")
+    held = load_file(tmp_path / "model" / "model.safetensors")
+    table, copy = "transformer.word_emb.emb_layers.1.weight", "crit.out_layers.1.weight"
+    save_file({**held, copy: held[table] + 1}, tmp_path / "model" / "model.safetensors")
+    lost = f"{table} and {copy} differ, although the config ties them: used {copy}, as transformers does; the other's"
+    assert cli.main(["convert", str(tmp_path / "model"), str(tmp_path / "out")]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert f"WARNING {lost} numbers are lost" in told
+    assert np.array_equal(canonical(tmp_path / "out")["embedding.bins.1.weight"], arrays["embedding.bins.1.weight"] + 1)
+    assert cli.main(["convert", str(tmp_path / "model"), str(tmp_path / "again"), "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["source"]["warnings"] == [f"{lost} numbers are lost"]
+    assert err == f"xlbridge convert: warning: {lost} numbers are lost\n"
+
+
 def test_json_tells_plan_and_outcome(model, tmp_path, capsys):
     code, out, _ = run("convert", model, tmp_path / "out", "--dtype", "bfloat16", "--json", capsys=capsys)
     told = json.loads(out)
@@ -587,6 +637,27 @@ def test_an_error_is_one_line_and_two(model, capsys):
     assert code == 2
     assert err.startswith(f"xlbridge convert: {model}: must not exist yet")
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "words", [("convert", "", "out"), ("convert", "model", ""), ("inspect", ""), ("diff", "", "x")]
+)
+def test_an_empty_path_is_not_the_current_folder(words, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(words)
+    assert capsys.readouterr().err.endswith(": a path must be named, got an empty one\n")
+
+
+def test_a_current_folder_that_is_gone_is_one_line(model, tmp_path, monkeypatch, capsys):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    code = cli.main(["convert", str(model), "out"])
+    os.chdir(tmp_path)  # so that pytest has one to come back from
+    assert (code, capsys.readouterr().err.splitlines()[-1]) == (
+        2,
+        "xlbridge convert: must be usable, got No such file or directory",
+    )
 
 
 def test_a_config_from_a_file(model, tmp_path, capsys):

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from conversion import folder as module
 from conversion.folder import replaced
 from conversion.formats.safetensors import OURS, Entry, write
 from xlcore import FormatError
@@ -114,6 +115,55 @@ def test_the_current_folder_can_be_saved_into(folder, monkeypatch):
     save(Path("."))
     assert Path("config.json").is_file()
     assert Path("config.json").read_bytes() == b"new config"
+    assert tree(folder) == AFTER
+
+
+@pytest.mark.parametrize("inner", [".", "runs"])
+def test_the_folder_that_a_shell_is_in_stays_the_same_folder(folder, monkeypatch, inner):
+    number, here = folder.stat().st_ino, folder / inner
+    monkeypatch.chdir(here)
+    save(folder)
+    assert tree(folder) == AFTER
+    assert folder.stat().st_ino == number
+    assert Path.cwd() == here
+    assert os.listdir(folder.parent) == ["model"]
+
+
+def test_what_others_make_while_a_folder_is_replaced_stays(folder, monkeypatch):
+    """A training run writes its logs while a model is saved into the same folder."""
+    true = module._exchange
+
+    def exchange(old, new):
+        (old / "made meanwhile").write_bytes(b"1")
+        (old / "runs" / "deep" / "made meanwhile").write_bytes(b"2")
+        (old / "config.json").write_bytes(b"not ours")
+        true(old, new)
+
+    monkeypatch.setattr(module, "_exchange", exchange)
+    save(folder)
+    assert tree(folder) == {**AFTER, "made meanwhile": b"1", "runs/deep/made meanwhile": b"2"}
+
+
+def test_a_current_folder_that_is_gone_is_in_nobodys_way(folder, monkeypatch):
+    gone = folder.parent / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    save(folder)
+    os.chdir(folder)  # so that pytest has one to come back from
+    assert tree(folder) == AFTER
+
+
+def test_a_folder_is_put_onto_an_empty_one_and_onto_no_other(folder, tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "made").mkdir()
+    (tmp_path / "made" / "file").write_bytes(b"x")
+    before = tree(folder)
+    with pytest.raises(OSError, match="not empty"):
+        module.become(tmp_path / "made", folder)
+    assert tree(folder) == before
+    module.become(tmp_path / "made", tmp_path / "empty")
+    assert tree(tmp_path / "empty") == {"file": b"x"}
 
 
 def test_without_an_exchange_in_one_step_the_result_is_the_same(folder, monkeypatch):
@@ -153,10 +203,10 @@ class Faults:
 
     def __init__(self, monkeypatch, error: BaseException) -> None:
         self.error, self.left, self.happened = error, 0, False
-        for module, name in (
+        for owner, name in (
             (os, "fsync"), (os, "link"), (os, "rename"), (os, "mkdir"), (os, "chmod"), (io, "open"),
         ):  # fmt: skip
-            monkeypatch.setattr(module, name, self._guarded(getattr(module, name)))
+            monkeypatch.setattr(owner, name, self._guarded(getattr(owner, name)))
 
     def arm(self, number: int) -> None:
         self.left, self.happened = number, False

@@ -9,6 +9,7 @@ from helpers import KERAS, TORCH
 from safetensors.numpy import load_file
 
 from conversion.source import open_source
+from tests.conversion.converted import loaded
 from xlcore.errors import FormatError
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -25,12 +26,6 @@ RUNS = {
     "same_length": {"same_length": True},
     "evalflags": {"clamp_len": 3, "same_length": True},
 }
-
-
-def loaded(side, folder, **keys):
-    """Load the model that the file holds, by its own door."""
-    name = open_source(folder).head.name
-    return getattr(side.towers, name if side is TORCH else f"TF{name}").from_pretrained(folder, **keys)
 
 
 def segments(expected):

@@ -8,6 +8,7 @@ from helpers import KERAS, TORCH
 from safetensors.numpy import load_file
 
 from conversion.source import open_source
+from tests.conversion.converted import loaded
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 PRETRAINED = [GOLDEN / "original" / name for name in ("xlnet_tf1-pretrain", "xlnet_tf1-pretrain_adam")]
@@ -15,12 +16,6 @@ CLASSIFIER, SQUAD = (GOLDEN / "original" / name for name in ("xlnet_tf1-classifi
 HF = sorted((GOLDEN / "hf_files").glob("*xlnet*"))
 NEAR = 2e-5
 SIDES = [TORCH, KERAS]
-
-
-def loaded(side, folder, name=None, **keys):
-    """Load the model that the file holds, or another head's, by its own door."""
-    name = name or open_source(folder).head.name
-    return getattr(side.towers, name if side is TORCH else f"TF{name}").from_pretrained(folder, **keys)
 
 
 def assert_near(found, expected, what):
@@ -184,3 +179,16 @@ def test_every_tensor_is_accounted_for_once(folder):
     implied = {name for name in source.entries if any(note.startswith(f"{name} is left out") for note in source.notes)}
     assert used | implied == source.family.params(source.config, source.head).keys()
     assert implied == ({"mask_embedding"} if folder in (CLASSIFIER, SQUAD) else set())
+
+
+@pytest.mark.parametrize("side", SIDES, ids=str)
+def test_a_head_that_the_authors_never_had_is_started_anew(side):
+    """To be trained, on an original as it is."""
+    name = "XLNetForTokenClassification"
+    towers = getattr(side.towers, name if side is TORCH else f"TF{name}")
+    with pytest.warns(UserWarning, match=r"lacks its head; newly initialised, train before use: classifier\.weight, "):
+        model, info = towers.from_pretrained(PRETRAINED[0], output_loading_info=True)
+    assert info.new_head_keys == ["classifier.weight", "classifier.bias"]
+    assert not info.missing_keys
+    wanted = open_source(PRETRAINED[0]).read("embedding.weight")
+    assert np.array_equal(side.weights(model)["embedding.weight"], wanted)

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from table_bytes import block_of, closed, sealed, table_of
 
-from conversion.formats.protobuf import bytes_field, fixed_field, number_field, read_message, read_varint, varint
 from conversion.formats.sstable import MAGIC, read_table, unpack_snappy, write_table
 from xlcore import FormatError
+from xlcore.protobuf import bytes_field, fixed_field, number_field, read_message, read_varint, varint
 
 ROOM = 1 << 26
 

@@ -14,9 +14,9 @@ from table_bytes import EMPTY_BLOCK, index_folder, shape_field, table_of
 from conversion.formats import tf1
 from conversion.formats.base import Entry, Writer
 from conversion.formats.bundle import DTYPES, HEADER
-from conversion.formats.protobuf import bytes_field, fixed_field, number_field, varint
 from conversion.formats.sstable import masked, read_table, sum_of, write_table
 from xlcore import FormatError
+from xlcore.protobuf import bytes_field, fixed_field, number_field, varint
 
 GOLDEN = sorted((Path(__file__).parents[1] / "golden" / "original").glob("*_tf1-*"))
 SMALL = next(folder for folder in GOLDEN if folder.name == "transfo_xl_tf1-wt103_base")

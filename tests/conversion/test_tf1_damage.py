@@ -16,9 +16,9 @@ from table_bytes import EMPTY_BLOCK, index_folder, shape_field
 from conversion.formats import bundle, tf1
 from conversion.formats.base import Entry
 from conversion.formats.bundle import slice_key
-from conversion.formats.protobuf import bytes_field, fixed_field, number_field, varint
 from conversion.formats.sstable import masked, read_table, sum_of, write_table
 from xlcore import FormatError
+from xlcore.protobuf import bytes_field, fixed_field, number_field, varint
 
 ORIGINAL = Path(__file__).parents[1] / "golden" / "original" / "transfo_xl_tf1-wt103_base"
 Extents = tuple[tuple[int, int], ...]

@@ -378,6 +378,20 @@ def test_extras_stand_beside_the_state_dict(tmp_path):
     assert {key: again.extras[key] for key in PLAIN} == PLAIN
 
 
+@pytest.mark.filterwarnings("ignore:numpy.core is deprecated")
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int32", "int64", ">f4"])
+def test_arrays_among_the_extras_come_back_and_open_in_numpy_too(tmp_path, dtype):
+    arrays = [np.arange(-5, 7).reshape(3, 4).astype(dtype), np.zeros((0, 2), dtype), np.array(200, dtype)]
+    arrays.append(arrays[0].T)
+    fill(Writer(entries_of(ARRAYS), extras={"model": HERE, "counts": arrays}), tmp_path, ARRAYS)
+    ours = Reader(tmp_path).extras["counts"]
+    theirs = torch.load(tmp_path / "pytorch_model.bin", weights_only=False)["counts"]
+    for wanted, *found in zip(arrays, ours, theirs, strict=True):
+        for each in found:
+            assert (each.shape, each.dtype) == (wanted.shape, wanted.dtype.newbyteorder("="))
+            assert np.array_equal(each, wanted)
+
+
 def test_each_half_goes_back_to_its_own_key(tmp_path):
     arrays = {"encoder.x": A.numpy(), "decoder.x": B.numpy()}
     fill(Writer(entries_of(arrays), extras={"encoder": HERE, "n": 1, "decoder": HERE}), tmp_path, arrays)
@@ -397,7 +411,10 @@ def deep(levels: int) -> list:
 @pytest.mark.parametrize(
     ("extras", "told"),
     [
-        ({"a": np.ones(2)}, r"must be plain values or an argparse\.Namespace of them, got ndarray in 'a'$"),
+        (
+            {"a": np.ones(2, "c8")},
+            r"must be plain values, arrays of numbers, or a Namespace of them, got ndarray in 'a'$",
+        ),
         ({"a": {"b": {1, 2}}}, r"got set in 'a'$"),
         ({"a": type("Odd", (Placeholder,), {"module": "os", "name": "system"})()}, r"<Placeholder os\.system> in 'a'$"),
         ({"a": deep(80)}, r"^torch: extras must be at most 64 deep, got more in 'a'$"),

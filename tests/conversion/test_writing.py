@@ -6,10 +6,11 @@ import hashlib
 import json
 import os
 import resource
+import threading
+import time
 import zlib
 from pathlib import Path
 
-import ml_dtypes
 import numpy as np
 import pytest
 
@@ -71,6 +72,33 @@ def test_every_tensor_lies_in_its_place(tmp_path):
     assert json.loads((tmp_path / "out" / "sums").read_text()) == written.sums
     assert (written.resumed, written.left_behind) == (0, False)
     assert os.listdir(tmp_path) == ["out"]
+
+
+@pytest.mark.parametrize(("small", "most"), [(0, 1), (0, 256), (1 << 20, 3), (1000, 2)])
+def test_however_many_are_written_at_a_time_the_bytes_are_the_same(tmp_path, monkeypatch, small, most):
+    arrays = arrays_of(40, size=300)
+    run(tmp_path / "whole", arrays)
+    monkeypatch.setattr(writing, "SMALL", small)
+    monkeypatch.setattr(writing, "_MOST", most)
+    monkeypatch.setattr(places, "LEAST", 1000)
+    run(tmp_path / "out", arrays, batch=5000)
+    assert tree(tmp_path / "out") == tree(tmp_path / "whole")
+
+
+def test_a_disk_that_fails_while_others_are_written_is_one_error(tmp_path, monkeypatch):
+    true, count = Places.write, []
+
+    def write(self, *arguments):
+        count.append(1)
+        if len(count) == 7:
+            raise OSError(errno.EIO, "Input/output error")
+        return true(self, *arguments)
+
+    monkeypatch.setattr(writing, "SMALL", 0)
+    monkeypatch.setattr(Places, "write", write)
+    with pytest.raises(FormatError, match=r"out: must be writable, got Input/output error; nothing was written$"):
+        run(tmp_path / "out", arrays_of(40))
+    assert os.listdir(tmp_path) == []
 
 
 def test_progress_counts_every_byte_once(tmp_path):
@@ -296,6 +324,7 @@ def test_a_fingerprint_changes_with_every_fact():
 # ------------------------------------------------------------------------------------------------------------ blocks
 
 TURNED = [
+    ((1100, 600), (1, 0)), ((1101, 603), (1, 0)), ((64, 1030, 2), (1, 0, 2)), ((1030, 8, 3), (2, 1, 0)),
     ((6, 5, 4), (0, 1, 2)), ((6, 5, 4), (2, 0, 1)), ((6, 5, 4), (1, 0, 2)), ((6, 5, 4), (2, 1, 0)),
     ((70, 4200), (1, 0)), ((7, 1), (1, 0)), ((1, 1, 3), (2, 0, 1)), ((), ()), ((0, 3), (1, 0)),
     ((2, 3, 4, 5), (3, 1, 0, 2)), ((9,), (0,)),
@@ -316,13 +345,16 @@ def test_blocks_of_an_array_in_order_are_no_copies():
     assert all(np.shares_memory(np.asarray(block), array) for block in blocks(array, 100))
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "bfloat16", "float32", "float64", "complex128", "bool"])
 @pytest.mark.parametrize(("shape", "axes"), TURNED)
-def test_a_turned_array_is_copied_right(shape, axes):
-    array = np.random.default_rng(0).standard_normal(shape).astype(ml_dtypes.bfloat16).transpose(axes)
-    to = np.zeros(array.shape, array.dtype)
-    copy_into(to, array)
-    assert to.tobytes() == array.tobytes()
-    assert sha256(array) == hashlib.sha256(array.tobytes()).hexdigest()
+def test_a_turned_array_is_copied_right(shape, axes, dtype):
+    """Whatever the size of its numbers: small ones are turned several at a time."""
+    array = np.random.default_rng(0).integers(0, 2, (*shape, 2)).astype(np.dtype(dtype))[..., 1].transpose(axes)
+    for given in (array, np.ascontiguousarray(array.T).T, array[::-1] if array.ndim else array):
+        to = np.zeros(given.shape, given.dtype)
+        copy_into(to, given)
+        assert to.tobytes() == given.tobytes()
+        assert sha256(given) == hashlib.sha256(given.tobytes()).hexdigest()
 
 
 @pytest.mark.parametrize("shape", [(3, 4, 5), (7,), (1, 9), (5, 1), (0, 2), (2, 0)])
@@ -478,7 +510,7 @@ def test_a_table_fits_whatever_stands_in_it():
 def reading_way(request, monkeypatch):
     """Each way in which a large run is read."""
     monkeypatch.setattr(reading, "LEAST", 1)
-    monkeypatch.setattr(reading, "_SPARE_FROM", 2 * PAGE)
+    monkeypatch.setattr(reading, "_LEAST_SPARE", 2 * PAGE)
     if request.param != "nobody can tell":
         monkeypatch.setattr(reading, "_is_cached", lambda *_: request.param == "cached")
     else:
@@ -501,7 +533,7 @@ def test_runs_are_read_whatever_offset_and_length(tmp_path, reading_way):
 
 
 def test_memory_is_used_again_when_nobody_has_it(monkeypatch):
-    monkeypatch.setattr(reading, "_SPARE_FROM", PAGE)
+    monkeypatch.setattr(reading, "_LEAST_SPARE", PAGE)
     monkeypatch.setattr(reading, "_spare", [])
     first = reading.room(10 * PAGE)
     address, view = first.ctypes.data, first[6:].view("uint16")[::2]
@@ -513,19 +545,54 @@ def test_memory_is_used_again_when_nobody_has_it(monkeypatch):
     assert again.ctypes.data == address
     assert again.ctypes.data % PAGE == 0
     assert again.nbytes == 9 * PAGE
-    del again
-    del other
-    assert len(reading._spare) == 1
+    del again, other
+    assert [len(each) for each in reading._spare] == [10 * PAGE, 10 * PAGE]
+
+
+def kept() -> list[int]:
+    """Return the pages of memory that nobody has."""
+    return [len(each) // PAGE for each in reading._spare]
+
+
+def test_what_is_kept_unused_is_little(monkeypatch):
+    monkeypatch.setattr(reading, "_LEAST_SPARE", 2 * PAGE)
+    monkeypatch.setattr(reading, "_SPARE", 50 * PAGE)
+    monkeypatch.setattr(reading, "_spare", [])
+    held = [reading.room(count * PAGE) for count in (30, 15, 10, 4, 1)]
+    del held
+    assert kept() == [30, 15, 4], "the largest that fit together, and nothing tiny"
+    taken = reading.room(12 * PAGE)
+    assert kept() == [30, 4], "the smallest that will do"
     large = reading.room(100 * PAGE)
-    assert reading._spare == []
-    del large
-    small = reading.room(PAGE)
-    assert [len(each) for each in reading._spare] == [100 * PAGE], "what is small leaves what is large"
+    assert kept() == [], "before there is much more, all goes"
+    del taken, large
+    assert kept() == [100], "what is larger is kept alone"
+    small = reading.room(5 * PAGE)
+    assert kept() == [], "until it does not do"
+    assert small.nbytes == 5 * PAGE
+    again = reading.room(3 * PAGE)
     del small
-    assert [len(each) for each in reading._spare] == [100 * PAGE]
-    held = reading.room(20 * PAGE)
-    assert reading._spare == [], "and what does not fit lets it go"
-    assert held.nbytes == 20 * PAGE
+    assert kept() == [5]
+    del again
+
+
+def test_threads_never_have_the_same_memory(monkeypatch):
+    monkeypatch.setattr(reading, "_LEAST_SPARE", PAGE)
+    wrong = []
+
+    def work(mark: int) -> None:
+        for count in range(300):
+            array = reading.room((1 + count % 7) * PAGE)
+            array[:] = mark
+            time.sleep(0)
+            wrong.append(mark) if (array != mark).any() else None
+
+    threads = [threading.Thread(target=work, args=(mark,)) for mark in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
 
 
 def test_what_is_in_the_cache_is_known(tmp_path):

@@ -35,6 +35,7 @@ _LISTED = "layers"
 #: attribute -> class of the parts of heads that come after `layers`; a linear map is `Dense`.
 _PARTS = {
     "lm_head": "WordScores",
+    "transform": "HeadTransform",
     "sequence_summary": "SequenceSummary",
     "start": "StartScores",
 }
@@ -48,7 +49,8 @@ def h5_paths(family: Family, config: Config, head: Head) -> dict[str, str]:
     `blocks.1.attention.query.weight` -> `layers/tf_transfo_xl_model/blocks/transfo_xl_block_1/attention/query/vars/0`.
     """
     parts = {name.split(".")[0] for name in family.body(config)}
-    names = [*family.params(config, head), *family.ties_within(config, head)]
+    apart = (alias for alias, first in family.ties_within(config, head).items() if _owner(alias) != _owner(first))
+    names = [*family.params(config, head), *apart]  # a layer has no variable twice
     variables: dict[str, list[str]] = {}
     for name in names:
         owner, _, last = name.rpartition(".")
@@ -57,9 +59,10 @@ def h5_paths(family: Family, config: Config, head: Head) -> dict[str, str]:
     for name in names:
         owner, _, last = name.rpartition(".")
         steps = _steps(owner, family)
-        if head.kind != "base":
-            inner = name.split(".")[0] in parts
-            steps = [_LISTED, _snake(f"TF{family.heads[0].name}"), *steps] if inner else _in_head(steps)
+        if name.split(".")[0] not in parts:
+            steps = _in_head(steps)
+        elif head.kind != "base":
+            steps = [_LISTED, _snake(f"TF{family.heads[0].name}"), *steps]
         order = sorted(variables[owner], key=lambda each: _FIRST.get(each, len(_FIRST)))
         found[name] = "/".join([*steps, "vars", str(order.index(last))])
     return found
@@ -76,6 +79,10 @@ def archive_config(config: Config, head: Head, dtype: str = "float32") -> dict[s
         "registered_name": f"xlbridge>{name}",
         "compile_config": {},
     }
+
+
+def _owner(name: str) -> str:
+    return name.rpartition(".")[0]
 
 
 def _steps(owner: str, family: Family) -> list[str]:

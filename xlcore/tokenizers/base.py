@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Self
 from xlcore.errors import FormatError, TokenizerError, did_you_mean
 from xlcore.files import read_object, write_json
 from xlcore.tokenizers.added import EXTRA, ROLES, AddedToken
+from xlcore.tokenizers.batch import require_sides
 from xlcore.tokenizers.calls import ARGUMENTS, Calls, Span
 
 #: What English text looks like after the spaces that a tokenizer put in are taken out, in this order.
@@ -57,9 +58,7 @@ class Tokenizer(Calls):
         self.model_max_length = int(1e30) if model_max_length is None else model_max_length
         self.padding_side = padding_side or self.padding_side
         self.truncation_side = truncation_side or self.truncation_side
-        for name, side in (("padding_side", self.padding_side), ("truncation_side", self.truncation_side)):
-            if side not in ("left", "right"):
-                raise TokenizerError(f"{self._where}: {name} must be 'left' or 'right', got {side!r}")
+        require_sides(self._where, self.padding_side, self.truncation_side)
         self.model_input_names = list(model_input_names or self.model_input_names)
         self.clean_up_tokenization_spaces = clean_up_tokenization_spaces
         self.extra_config: dict[str, Any] = {}

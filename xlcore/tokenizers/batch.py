@@ -100,6 +100,13 @@ class Lengths:
 UNCHANGED = Lengths("do_not_pad", "do_not_truncate", None, None)
 
 
+def require_sides(where: str, padding_side: Any, truncation_side: Any) -> None:
+    """Refuse sides that there are not, which an attribute takes as it is set. Raises TokenizerError."""
+    for name, side in (("padding_side", padding_side), ("truncation_side", truncation_side)):
+        if side not in ("left", "right"):
+            raise TokenizerError(f"{where}: {name} must be 'left' or 'right', got {side!r}")
+
+
 def resolve(
     padding: object, truncation: object, max_length: int | None, multiple: int | None, model_max_length: int
 ) -> Lengths:

@@ -281,6 +281,7 @@ class Calls(SpecialTokens):
         return self._filled(columns, sizes, lengths)
 
     def _lengths(self, padding: Any, truncation: Any, max_length: int | None, multiple: int | None) -> Lengths:
+        batch.require_sides(self._where, self.padding_side, self.truncation_side)
         lengths = batch.resolve(padding, truncation, max_length, multiple, self.model_max_length)
         if lengths.padding != "do_not_pad" and self.pad_token is None:
             raise TokenizerError(

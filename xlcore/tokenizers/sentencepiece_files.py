@@ -8,12 +8,13 @@ import base64
 import binascii
 import importlib
 import struct
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from xlcore.errors import TokenizerError
 from xlcore.files import read_object
+from xlcore.protobuf import bytes_field, read_message, varint
 
 SPACE = "▁"
 #: Kinds of pieces, as the file numbers them.
@@ -80,54 +81,19 @@ def read(path: Path) -> bytes:
         raise TokenizerError(f"{path}: the model must be a file, got none ({error.strerror})") from error
 
 
-# --- the wire format ------------------------------------------------------------------------------------------------
-
-
-def _fields(data: bytes) -> Iterator[tuple[int, Any]]:
-    """Yield number and value of each field of a message that the library has read without complaint."""
-    place = 0
-    while place < len(data):
-        tag, place = _varint(data, place)
-        wire = tag & 7
-        if wire == 0:
-            value, place = _varint(data, place)
-            yield tag >> 3, value
-            continue
-        size, place = _varint(data, place) if wire == 2 else ({1: 8, 5: 4}.get(wire, 0), place)
-        yield tag >> 3, data[place : place + size]
-        place += size
-
-
-def _varint(data: bytes, place: int) -> tuple[int, int]:
-    value = shift = 0
-    while place < len(data) and data[place] & 0x80:
-        value |= (data[place] & 0x7F) << shift
-        shift, place = shift + 7, place + 1
-    return value | (data[place] if place < len(data) else 0) << shift, place + 1
-
-
-def _number(value: int) -> bytes:
-    groups = [value >> shift & 0x7F for shift in range(0, max(value.bit_length(), 1), 7)]
-    return bytes([*(group | 0x80 for group in groups[:-1]), groups[-1]])
-
-
-def _message(number: int, content: bytes) -> bytes:
-    return _number(number << 3 | 2) + _number(len(content)) + content
-
-
 # --- what a `tokenizer.json` needs of a model, and the way back -----------------------------------------------------
 
 
 def charsmap(data: bytes) -> bytes:
     """Return the table by which a model normalizes text, empty if it has none."""
-    specs = [value for number, value in _fields(data) if number == _NORMALIZER]
-    return b"".join(value for spec in specs[-1:] for number, value in _fields(spec) if number == _CHARSMAP)
+    specs = read_message(data, "SentencePiece", {_NORMALIZER: bytes})[_NORMALIZER]
+    return b"".join(b"".join(read_message(spec, "SentencePiece", {_CHARSMAP: bytes})[_CHARSMAP]) for spec in specs[-1:])
 
 
 def is_unigram(data: bytes) -> bool:
     """Tell whether a model splits by the probabilities of its pieces."""
-    trainers = [value for number, value in _fields(data) if number == _TRAINER]
-    kinds = [value for trainer in trainers for number, value in _fields(trainer) if number == _MODEL_TYPE]
+    trainers = read_message(data, "SentencePiece", {_TRAINER: bytes})[_TRAINER]
+    kinds = [kind for each in trainers for kind in read_message(each, "SentencePiece", {_MODEL_TYPE: int})[_MODEL_TYPE]]
     return kinds[-1:] in ([], [1])
 
 
@@ -136,14 +102,16 @@ def build(pieces: Iterable[Piece], table: bytes) -> bytes:
     score = struct.Struct("<f")
     head = bytes([_SCORE << 3 | 5]), bytes([_KIND << 3])
     listed = (
-        _message(_TEXT, piece.text.encode(errors="surrogatepass"))
+        bytes_field(_TEXT, piece.text.encode(errors="surrogatepass"))
         + head[0]
         + score.pack(piece.score)
         + head[1]
-        + _number(piece.kind)
+        + varint(piece.kind)
         for piece in pieces
     )
-    return b"".join(_message(_PIECE, entry) for entry in listed) + _message(_NORMALIZER, _message(_CHARSMAP, table))
+    return b"".join(bytes_field(_PIECE, entry) for entry in listed) + bytes_field(
+        _NORMALIZER, bytes_field(_CHARSMAP, table)
+    )
 
 
 class SavedUnigram(NamedTuple):

@@ -107,7 +107,7 @@ class XLMTokenizer(Tokenizer):
         self.lang2id = None if lang2id is None else dict(lang2id)
         self.id2lang = None if id2lang is None else {int(index): str(name) for index, name in id2lang.items()}
         self._pairs = BytePairs(self.merges, self.encoder if split_unknown else None)
-        self._segmenters = dict(segmenters or {})
+        self._given, self._found = dict(segmenters or {}), dict[str, Callable[[str], Sequence[str]]]()
         self._without_control = _Without("C", " " if control == "space" else None)
         self._without_marks = _Without("Mn")
         self._moses: dict[str, MosesTokenizer] = {}
@@ -218,9 +218,14 @@ class XLMTokenizer(Tokenizer):
         return text if text.isascii() and text.isprintable() else text.translate(self._without_control)
 
     def _segmenter(self, lang: str) -> Callable[[str], Sequence[str]]:
-        if lang not in self._segmenters:
-            self._segmenters[lang] = segmenter(lang)
-        return self._segmenters[lang]
+        if lang in self._given:
+            return self._given[lang]
+        if lang not in self._found:
+            self._found[lang] = segmenter(lang)
+        return self._found[lang]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_found": {}}  # what libraries made cannot travel, and is made anew
 
     def _pieces(self, words: Sequence[str], lowered: bool) -> list[str]:
         """Return the pieces of words; what a word becomes is worked out once and kept."""

@@ -1,11 +1,11 @@
 """The tokenizers of XLM-RoBERTa and XLM-RoBERTa-XL: SentencePiece, its ids moved up by one (Conneau et al., 2020)."""
 
 import os
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any, ClassVar
 
 from xlcore.errors import TokenizerError
+from xlcore.tokenizers.fairseq_files import check
 from xlcore.tokenizers.fast import FastTokenizer
 from xlcore.tokenizers.sentencepiece import JSON_FILE, SentencePieceTokenizer
 from xlcore.tokenizers.sentencepiece_files import Piece, SavedUnigram, kinds, read
@@ -13,7 +13,6 @@ from xlcore.tokenizers.sentencepiece_files import Piece, SavedUnigram, kinds, re
 #: What fairseq puts first, and what the model file has in its place.
 _FIRST, _MODEL_FIRST = ["<s>", "<pad>", "</s>", "<unk>"], ["<unk>", "<s>", "</s>"]
 _UNKNOWN, _MASK = 3, "<mask>"
-_OVERWRITE = " #fairseq:overwrite"
 
 
 class XLMRobertaTokenizer(SentencePieceTokenizer):
@@ -74,15 +73,7 @@ class XLMRobertaTokenizer(SentencePieceTokenizer):
 
         Raises TokenizerError at the first line with another piece than the model's, and where `<mask>` has another id.
         """
-        lines = read(Path(path)).decode("utf-8", "replace").splitlines()
-        symbols = [line.removesuffix(_OVERWRITE).rpartition(" ")[0] for line in lines]
-        for number, (symbol, piece) in enumerate(zip_longest(symbols, self._tokens[4:-1]), 1):
-            if piece is not None and symbol != piece:
-                raise TokenizerError(f"{path}: line {number} must hold {piece!r}, got {symbol!r:.60}")
-        mask = symbols.index(_MASK) + 4 if _MASK in symbols else len(symbols) + 4  # where it lacks, it is put behind
-        if mask != self._index[_MASK]:
-            raise TokenizerError(f"{path}: {_MASK} must have the id {self._index[_MASK]}, got {mask}")
-        return len(symbols) + 4 + (_MASK not in symbols)
+        return check(read(Path(path)), self._tokens[4:-1], str(path))
 
     # --- text to ids ------------------------------------------------------------------------------------------------
 
