@@ -86,6 +86,10 @@ TINY: dict[str, dict[str, Any]] = {
         "vocab_size": 31, "emb_dim": 12, "n_heads": 3, "n_layers": 2, "n_langs": 3, "max_position_embeddings": 16,
         "num_labels": 3, "start_n_top": 3, "end_n_top": 2, "pad_token_id": 1, "summary_activation": "tanh",
     },
+    "xlm-roberta-xl": {
+        "vocab_size": 31, "hidden_size": 12, "num_attention_heads": 3, "num_hidden_layers": 2, "intermediate_size": 20,
+        "max_position_embeddings": 18, "type_vocab_size": 3, "num_labels": 3, "pad_token_id": 1,
+    },
 }  # fmt: skip
 
 # What each variant changes of the tiny model of its family. T = 6 in `inputs_for`, so that T > mem_len happens too.
@@ -123,6 +127,14 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
         "pruned": {"pruned_heads": {0: [1]}, "use_lang_emb": False},
         "untied": {"tie_word_embeddings": False, "summary_type": "cls_index"},
     },
+    "xlm-roberta-xl": {
+        "default": {},
+        "decoder": {"is_decoder": True, "hidden_act": "gelu_new", "use_cache": False},
+        "by_distance": {"position_embedding_type": "relative_key", "hidden_act": "relu"},
+        "of_keys_too": {"position_embedding_type": "relative_key_query", "is_decoder": True, "use_cache": False},
+        "pruned": {"pruned_heads": {0: [1]}, "add_pooling_layer": False},
+        "untied": {"tie_word_embeddings": False, "pad_token_id": 4},
+    },
 }
 
 
@@ -155,6 +167,11 @@ FEW: dict[str, list[str]] = {
     "XLMForMultipleChoice": ["default"],
     "XLMForQuestionAnsweringSimple": ["default"],
     "XLMForQuestionAnswering": ["default"],
+    "XLMRobertaXLForCausalLM": ["decoder", "of_keys_too", "untied"],
+    "XLMRobertaXLForSequenceClassification": ["default"],
+    "XLMRobertaXLForTokenClassification": ["default"],
+    "XLMRobertaXLForMultipleChoice": ["default"],
+    "XLMRobertaXLForQuestionAnswering": ["default"],
 }
 HEADS = [Case(family, head) for family in FAMILIES.values() for head in family.heads]
 CASES = [
@@ -165,6 +182,7 @@ CASES = [
 BODY, LM, CLASSIFIER = HEADS[:3]  # of Transformer-XL
 XLNET = {case.head.kind: case for case in HEADS if case.family.config.model_type == "xlnet"}
 XLM = {case.head.kind: case for case in HEADS if case.family.config.model_type == "xlm"}
+ROBERTA = {case.head.kind: case for case in HEADS if case.family.config.model_type == "xlm-roberta-xl"}
 # Biases that reach all scores of a softmax alike: no loss depends on them.
 IDLE = {
     "XLNetForMultipleChoice": {"score.bias"},
@@ -172,9 +190,20 @@ IDLE = {
     "XLNetForQuestionAnswering": {"start.score.bias", "end.score.bias", "end.norm.bias"},
     **{case.head.name: {f"blocks.{layer}.attention.key.bias" for layer in (0, 1)} for case in XLM.values()},
 }
+IDLE |= {case.head.name: {f"blocks.{layer}.attention.key.bias" for layer in (0, 1)} for case in ROBERTA.values()}
+IDLE["XLMRobertaXLModel"] |= {"pooler.weight", "pooler.bias"}  # of an output beside the one that is looked at
+IDLE["XLMRobertaXLForMultipleChoice"] |= {"classifier.bias"}
+IDLE["XLMRobertaXLForQuestionAnswering"] |= {"spans.bias", "final_norm.bias"}
 IDLE["XLMForMultipleChoice"] |= {"score.bias"}
 IDLE["XLMForQuestionAnsweringSimple"] |= {"spans.bias", "blocks.1.feed_forward_norm.bias"}
 IDLE["XLMForQuestionAnswering"] |= {"start.score.bias", "end.score.bias", "end.norm.bias"}
+
+
+def idle_in(case: Case, config: Config) -> set[str]:
+    """Return the parameters on which no loss depends, or not the output that is looked at."""
+    by_distance = getattr(config, "position_embedding_type", "absolute") != "absolute"
+    return IDLE.get(case.head.name, set()) | ({"embedding_of_positions.weight"} if by_distance else set())
+
 
 each_head = pytest.mark.parametrize("case", HEADS, ids=str)
 each_case = pytest.mark.parametrize("case", CASES, ids=str)
@@ -202,7 +231,7 @@ def inputs_for(
     wanted += case.head.targets if "labels" in names else ()
     sizes = {"B": B, "T": T, "M": M, "U": U or T, "D": config.hidden_size, "N": config.num_heads}
     sizes |= {"L": config.num_layers, "V": config.vocab_size, "K": config.num_labels}
-    sizes |= {"C": 2, "G": 2 * B, "P": min(3, T) if "target_mapping" in wanted else T}
+    sizes |= {"C": 2, "G": 2 * B, "P": min(3, T) if "target_mapping" in wanted else T, "S": T}
     drawn = case.head.inputs.draw(sizes, seed, wanted)
     if "input_ids" in drawn and config.pad_token_id is not None:
         drawn["input_ids"] = np.where(drawn["input_ids"] == config.pad_token_id, 2, drawn["input_ids"])

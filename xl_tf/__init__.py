@@ -24,6 +24,15 @@ from xl_tf.xlm import (
     TFXLMModel,
     TFXLMWithLMHeadModel,
 )
+from xl_tf.xlm_roberta_xl import (
+    TFXLMRobertaXLForCausalLM,
+    TFXLMRobertaXLForMaskedLM,
+    TFXLMRobertaXLForMultipleChoice,
+    TFXLMRobertaXLForQuestionAnswering,
+    TFXLMRobertaXLForSequenceClassification,
+    TFXLMRobertaXLForTokenClassification,
+    TFXLMRobertaXLModel,
+)
 from xl_tf.xlnet import (
     TFXLNetForMultipleChoice,
     TFXLNetForQuestionAnswering,
@@ -35,6 +44,7 @@ from xl_tf.xlnet import (
 )
 from xlcore.families.transfo_xl import TransfoXLConfig
 from xlcore.families.xlm import XLMConfig
+from xlcore.families.xlm_roberta_xl import XLMRobertaXLConfig
 from xlcore.families.xlnet import XLNetConfig
 
 __all__ = [
@@ -55,6 +65,13 @@ __all__ = [
     "TFXLMForSequenceClassification",
     "TFXLMForTokenClassification",
     "TFXLMModel",
+    "TFXLMRobertaXLForCausalLM",
+    "TFXLMRobertaXLForMaskedLM",
+    "TFXLMRobertaXLForMultipleChoice",
+    "TFXLMRobertaXLForQuestionAnswering",
+    "TFXLMRobertaXLForSequenceClassification",
+    "TFXLMRobertaXLForTokenClassification",
+    "TFXLMRobertaXLModel",
     "TFXLMWithLMHeadModel",
     "TFXLNetForMultipleChoice",
     "TFXLNetForQuestionAnswering",
@@ -65,6 +82,7 @@ __all__ = [
     "TFXLNetModel",
     "TransfoXLConfig",
     "XLMConfig",
+    "XLMRobertaXLConfig",
     "XLNetConfig",
     "generate",
 ]

@@ -1,10 +1,12 @@
-"""What only the framework under Keras can do: derive, compile, and tell its version. No model uses it."""
+"""What Keras has no public word for: variables without values, deriving, compiling, and the framework's version."""
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import keras
+from keras import ops
 
 
 def version() -> dict[str, str]:
@@ -39,6 +41,39 @@ def keep_float64() -> None:
         dtypes.BIT64_TO_BIT32_DTYPE["float64"] = "float64"
 
 
+# ------------------------------------------------------------------------------------------- variables without values
+
+
+@contextmanager
+def without_values() -> Iterator[None]:
+    """Make variables that take no memory until `give_value` or `give_values`: Keras would fill them first."""
+    from keras.src.backend.common import global_state
+
+    try:
+        with keras.StatelessScope(initialize_variables=False):
+            yield
+    finally:
+        global_state.set_global_attribute("uninitialized_variables", [])  # else Keras fills them at the next scope
+
+
+def give_value(variable: Any, array: Any, turned: bool) -> None:
+    """Give a variable without a value its first one, which may be of another dtype, and `turned`: transposed."""
+    value = ops.convert_to_tensor(array, dtype=variable.dtype)
+    variable._initialize(ops.transpose(value) if turned else value)  # frameworks turn faster than numpy
+    variable._initializer = None
+
+
+def give_values(variables: Iterable[Any], but: Iterable[Any]) -> None:
+    """Give variables without values those that they were made to begin with, but for some of them."""
+    left = {id(variable) for variable in but}
+    for variable in variables:
+        if id(variable) not in left:
+            variable._deferred_initialize()
+
+
+# ---------------------------------------------------------------------------------------------- deriving, compiling
+
+
 def compiled(model: Any, mode: str, static: tuple[str, ...] = ()) -> Any:
     """Return a function that computes the model in a mode: `eager`, `graph` or `xla` (on JAX the last two are one).
 
@@ -70,6 +105,16 @@ def compiled_function(function: Callable[..., Any], model: Any) -> Callable[...,
     import tensorflow
 
     return tensorflow.function(function, autograph=False)
+
+
+def share_of_replica(loss: Any) -> Any:
+    """Return what a replica adds to the loss of all: Keras adds up losses and gradients of all replicas."""
+    if keras.backend.backend() != "tensorflow":
+        return loss
+    import tensorflow
+
+    count = tensorflow.distribute.get_strategy().num_replicas_in_sync
+    return loss / count if count > 1 else loss
 
 
 def value_and_gradients(function: Callable[[], Any], variables: list[Any]) -> Callable[[], tuple[Any, list[Any]]]:

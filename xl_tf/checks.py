@@ -25,6 +25,11 @@ def require_ids(where: str, ids: Any, count: int, what: str = "ids", also: str =
         raise ShapeError(f"{where}: {what} must lie in [0, {count}){also}, got {low if low < 0 else high}")
 
 
+def surely_above(size: Any, most: int) -> bool:
+    """Tell whether a size is above what it may be; one that a graph does not know yet is not surely."""
+    return isinstance(size, int) and size > most
+
+
 def require_labels(where: str, labels: Any, count: int, what: str = "labels") -> None:
     """Refuse labels that are neither in [0, count) nor ignored; as `require_ids`."""
     require_ids(where, ops.where(ops.equal(labels, IGNORED_LABEL), 0, labels), count, what, " or be -100")

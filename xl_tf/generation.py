@@ -8,8 +8,9 @@ from keras import ops
 
 from xl_tf.layers.cache import KeyValueCache
 from xl_tf.layers.reading import TextReader
+from xl_tf.layers.roberta import word_positions
 from xl_tf.model import Model
-from xlcore.config import at_least, fitted
+from xlcore.config import at_least, boolean, fitted, optional, real
 from xlcore.errors import ConfigError
 from xlcore.tasks.language_modeling import choose_next
 
@@ -49,7 +50,11 @@ def generate(
     Returns:
         [B, T + new], the texts with what was added.
     """
-    fitted("generate", "max_new_tokens", max_new_tokens, at_least(0))
+    given = {"max_new_tokens": max_new_tokens, "seed": seed, "eos_token_id": eos_token_id, "pad_token_id": pad_token_id}
+    for name, value in given.items():
+        fitted("generate", name, value, at_least(0) if name in ("max_new_tokens", "seed") else optional(at_least(0)))
+    fitted("generate", "temperature", temperature, real(0.0))
+    fitted("generate", "use_mems", use_mems, optional(boolean))
     rng = np.random.default_rng(seed)
     texts, read = ops.convert_to_tensor(input_ids), _reader(model, lang, use_mems, max_new_tokens)
     filling = eos_token_id if pad_token_id is None else pad_token_id
@@ -75,6 +80,8 @@ def _reader(model: Model, lang: int | None, use_mems: bool | None, count: int) -
         return TextReader(model, count, config.use_mems_eval if use_mems is None else use_mems).scores
     if use_mems is not None:
         raise ConfigError(f"generate: use_mems must be given for XLNet only, got {use_mems}")
+    if hasattr(config, "is_decoder") and model.head.kind in ("masked_lm", "decoder_lm"):
+        return _by_past(model)
     if not hasattr(config, "causal"):
         return _by_memory(model)
     lang = config.lang_id if lang is None and config.has_languages else lang
@@ -101,6 +108,22 @@ def _by_cache(model: Model, lang: int | None) -> Callable[[Any], Any]:
     def read(texts: Any) -> Any:
         langs = None if lang is None else ops.full_like(texts, lang)
         return model(texts, langs=langs, cache=cache, logits_to_keep=1, training=False).logits[:, -1]
+
+    return read
+
+
+def _by_past(model: Model) -> Callable[[Any], Any]:
+    """Read on from the keys and values of what was read; padding in a text counts for no position."""
+    config, cache = model.config, KeyValueCache()
+    if not config.is_decoder or model.head.kind != "decoder_lm":
+        got = f"{type(model).__name__} with is_decoder={config.is_decoder}"
+        raise ConfigError(f"generate: model must be a decoder that predicts the next word, got {got}")
+
+    def read(texts: Any) -> Any:
+        positions = word_positions("generate", config, 0, texts, None, None, None)
+        positions = None if positions is None else positions[:, cache.length :]
+        new = {"input_ids": texts[:, cache.length :], "position_ids": positions, "past_key_values": cache}
+        return model(**new, logits_to_keep=1, training=False).logits[:, -1]
 
     return read
 

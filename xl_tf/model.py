@@ -1,6 +1,6 @@
 """The base of every model: how it starts, loads, saves, and trains with `fit`."""
 
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -11,6 +11,7 @@ import numpy as np
 from keras import ops
 
 from conversion import checkpoint
+from xl_tf.backend import give_value, give_values, share_of_replica, without_values
 from xl_tf.naming import layers_by_name, parameters, turned, variables_by_name
 from xl_tf.ops import know_output
 from xlcore.config import Config
@@ -64,8 +65,8 @@ class Model(keras.Model):
         """Start the parameters that this class adds, by the table of the specification, from Keras' random state."""
         self.built = True
         if _starting.get():
-            own = self.family.body if self.head.kind == "base" else self.head.params
-            self._start(own(self.config))
+            own = self.head.params(self.config)
+            self._start({**self.family.body(self.config), **own} if self.head.kind == "base" else own)
 
     def canonical_parameters(self) -> dict[str, Any]:
         """Return every parameter once, by its canonical name. Kernels are the other way round than the name says."""
@@ -75,11 +76,11 @@ class Model(keras.Model):
         """The model without its head, which may be itself."""
         return getattr(self, self.family.prefix, self)
 
-    def _returned(self, output: ModelOutput, return_dict: bool | None, first: str | None = None) -> Any:
-        """Return an output as it is, or as a tuple, the field `first` in front if it is there."""
+    def _returned(self, output: ModelOutput, return_dict: bool | None, *first: str) -> Any:
+        """Return an output as it is, or as a tuple, those of the fields `first` in front that are there."""
         if self.config.return_dict if return_dict is None else return_dict:
             return output
-        names = sorted(output, key=lambda name: name != first)  # a stable sort: the rest keeps its order
+        names = sorted(output, key=lambda name: name not in first)  # a stable sort: the rest keeps its order
         return tuple(output[name] for name in names)
 
     def _start(self, names: Container[str]) -> None:
@@ -100,18 +101,22 @@ class Model(keras.Model):
         strict: bool = True,
         ignore_mismatched_sizes: bool = False,
         output_loading_info: bool = False,
+        shard: Callable[["Model"], Any] | None = None,
         **overrides: Any,
     ) -> Any:
         """Load a model from a folder.
 
         Args:
-            path: a folder with config.json and weights.
+            path: a checkpoint of any format and origin: a folder, a file, or the prefix of a TensorFlow one.
             config: a config to take in place of the folder's.
-            dtype: dtype or policy of the model; Keras' global policy if not given.
+            dtype: dtype or policy of the model, or its name; `"auto"` for the dtype of the file, Keras' global policy
+                if not given.
             strict: raise if tensors are missing or unexpected; else warn, and start the missing ones anew. A head that
                 the file lacks as a whole is started anew with a warning in either case.
             ignore_mismatched_sizes: start tensors anew whose shape differs, with a warning.
             output_loading_info: return the model and the `LoadingInfo`.
+            shard: called with the model before it has values, to deal it out to several devices: each device then
+                keeps only its own part of each tensor (see `xl_tf.sharding`).
             overrides: config keys.
 
         Raises:
@@ -125,13 +130,16 @@ class Model(keras.Model):
         config = config.copy(**overrides)
         opened = checkpoint.Checkpoint(path, config, cls.head)
         opened.settle(strict=strict, ignore_mismatched_sizes=ignore_mismatched_sizes)
-        with unstarted():
-            model = cls(config, dtype=dtype)
+        with unstarted(), without_values():
+            model = cls(config, dtype=opened.dtype if dtype == "auto" else dtype)
+        if shard is not None:
+            shard(model)
         parameters = model.canonical_parameters()
+        give_values(model.variables, map(parameters.get, opened.names))
         model._start(parameters.keys() - opened.names)
         table = cls.family.params(config, cls.head)
         for name, array in opened.tensors():
-            parameters[name].assign(array.T if is_turned(name, table[name]) else array)
+            give_value(parameters[name], array, is_turned(name, table[name]))
         return (model, opened.info) if output_loading_info else model
 
     def save_pretrained(self, path: str | Path, max_shard_size: int | str = "5GB") -> None:
@@ -263,10 +271,19 @@ class Model(keras.Model):
             where = type(self).__name__
             names = ", ".join(map(repr, self.head.targets)) or "'labels'"
             raise ShapeError(f"{where}: fit must get labels, in the inputs under {names} or as y, got neither")
-        return loss + sum(self.losses) if self.losses else loss
+        return share_of_replica(loss + sum(self.losses) if self.losses else loss)
 
     def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
-        """Return the metrics that the model was compiled with, of the outputs that labels name."""
+        """Return the metrics that the model was compiled with, of the outputs that labels name.
+
+        Raises:
+            ConfigError: for metrics without a loss: the model's own takes labels by names of its own.
+        """
+        if self.loss is None and self._compile_metrics is not None:
+            where = type(self).__name__
+            raise ConfigError(
+                f"{where}: compile must get a loss where it gets metrics, got none; loss={{'logits': ...}}"
+            )
         return super().compute_metrics(x, y, _named_in(y_pred, y), sample_weight)
 
     def _with_labels(self, data: Any) -> Any:
@@ -285,8 +302,9 @@ class Model(keras.Model):
         return {**by_name, **({} if self.config.return_dict else {"return_dict": True})}
 
     def _by_row(self, output: Any) -> Any:
-        """Return an output without what has no row for each row of the batch, in the form that the config has."""
-        return self._returned(output.without("mems"), None) if isinstance(output, ModelOutput) else output
+        """Return an output without what is there to read on, in the form that the config has."""
+        rest = output.without("mems", "past_key_values") if isinstance(output, ModelOutput) else output
+        return self._returned(rest, None) if isinstance(rest, ModelOutput) else rest
 
     def forget_traces(self) -> None:
         """Have `fit`, `evaluate` and `predict` compile anew, after a change that compiled steps would not see."""

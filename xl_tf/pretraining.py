@@ -69,5 +69,8 @@ class CrossLingualDataset(CrossLingualBatches, keras.utils.PyDataset):
     num_batches = None  # without end
 
     def __getitem__(self, number: int) -> dict[str, Any]:
-        """Return a batch as arrays of NumPy."""
-        return self.batch(number)
+        """Return a batch as arrays of NumPy.
+
+        Keras takes for fixed what the first two batches have in common, such as their length; see `unlike`.
+        """
+        return self.unlike(number)

@@ -115,9 +115,17 @@ def train(model: Model, derivations: list[Derivation], job: Job, result: Answer)
 
 def tokens(model: Model, inputs: dict[str, Any], case: str, job: Job, result: Answer) -> None:
     """Continue the texts greedily."""
-    if "input_ids" in inputs and model.head.kind in ("causal_lm", "word_lm"):
+    if "input_ids" in inputs and continues(model):
         texts = generate(model, inputs["input_ids"], job.steps)
         result.add(f"tokens/{case}", {"tokens": texts}, take)
+
+
+def continues(model: Model) -> bool:
+    """Return whether the model continues texts."""
+    config, kind = model.config, model.head.kind
+    if kind == "permutation_lm":  # a guess must see the text before it
+        return not (config.attn_type == "uni" and config.same_length)
+    return kind in ("causal_lm", "word_lm") or (kind == "decoder_lm" and config.is_decoder)
 
 
 def trace(model: Model, inputs: dict[str, Any], case: str, job: Job, result: Answer) -> None:

@@ -5,6 +5,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from xlcore.errors import ConfigError
+
 
 class CarryMemory(keras.callbacks.Callback):
     """Have `fit` and `evaluate` read long texts on: the memory of each batch starts the next.
@@ -14,7 +16,8 @@ class CarryMemory(keras.callbacks.Callback):
     goes on after an evaluation where it stood before it. Afterwards the model carries nothing.
 
     Args:
-        batch_size: the rows of each batch, which are as many texts.
+        batch_size: the rows of each batch, which are as many texts. All batches must have them: a data set of another
+            length needs `drop_remainder`, for a compiled step cannot say clearly what is wrong.
         endless: the data have no end, as those of `PermutationLanguageModelingDataset`: an epoch reads on where the one
             before it stopped, and remembers it.
     """
@@ -53,15 +56,13 @@ class CarryMemory(keras.callbacks.Callback):
             state.assign(memory)
         self._aside = []
 
-    def on_train_end(self, logs: Any = None) -> None:
-        """Carry nothing any longer."""
-        self.let_go()
-
     def let_go(self) -> None:
         """Carry nothing any longer, however far it went."""
         self.training, self._aside, self.model.carrier = False, [], None
         self.model.drop_memory()
 
     def _carry(self) -> None:
+        if not hasattr(self.model, "carry_memory"):
+            raise ConfigError(f"CarryMemory: model must have a memory, got {type(self.model).__name__}")
         self.model.carry_memory(self.batch_size)
         self.model.carrier = self

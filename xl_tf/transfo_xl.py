@@ -299,7 +299,7 @@ class TFTransfoXLLMHeadModel(MemoryThroughBody, Model):
             scores = self.crit.log_prob(hidden[:, -logits_to_keep:])
         rest = {name: body.get(name) for name in ("mems", "hidden_states", "attentions")}
         output = self.head.output(losses=losses, prediction_scores=scores, loss=loss, **rest)
-        return self._returned(output, return_dict, first="loss" if self.config.trainer_compatible else None)
+        return self._returned(output, return_dict, "loss" if self.config.trainer_compatible else "")
 
     def _following(self, labels: Any, hidden: Any) -> Any:
         """Return [B, U - 1], the label that each position predicts."""

@@ -114,13 +114,15 @@ class TFXLMModel(PrunableModel, Model):
         need_probabilities = self.config.output_attentions if output_attentions is None else output_attentions
         need_hidden = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         self._check(
-            cache, input_ids=input_ids, attention_mask=attention_mask, langs=langs, token_type_ids=token_type_ids,
+            input_ids=input_ids, attention_mask=attention_mask, langs=langs, token_type_ids=token_type_ids,
             position_ids=position_ids, lengths=lengths, head_mask=head_mask, inputs_embeds=inputs_embeds,
         )  # fmt: skip
         read = 0 if cache is None else cache.length
         keep = kept_positions(self.config, input_ids, inputs_embeds, attention_mask, lengths)  # [B, S]
-        visible = visible_keys(self.config, keep, read)
         source = source_of(type(self).__name__, self.config, keep.shape[0], src_enc, src_len)
+        if cache is not None:
+            cache.require(type(self).__name__, self.config, keep, source)
+        visible = visible_keys(self.config, keep, read)
         hidden = self._embedded(read, input_ids, inputs_embeds, langs, token_type_ids, position_ids)
         keep = ops.cast(keep[:, read:, None], hidden.dtype)
         hidden = self.dropout(self.embedding_norm(hidden)) * keep
@@ -132,8 +134,8 @@ class TFXLMModel(PrunableModel, Model):
                 hidden, visible, source, head, past, need_probabilities=need_probabilities
             )
             hidden = hidden * keep
-            hidden_states.append(hidden)
-            attentions.append(probabilities)
+            hidden_states += [hidden] if need_hidden else []
+            attentions += [probabilities] if need_probabilities else []
             layers += [] if cache is None else [kept]
         if cache is not None:
             cache.keep(layers, read + hidden.shape[1])
@@ -144,14 +146,12 @@ class TFXLMModel(PrunableModel, Model):
         )
         return self._returned(output, return_dict)
 
-    def _check(self, cache: KeyValueCache | None, **given: Any) -> None:
+    def _check(self, **given: Any) -> None:
         """Hold the inputs against the contract, and against what the config allows."""
         found, config, where = self._check_text(**given), self.config, type(self).__name__
         T, most = found.get("T"), config.max_position_embeddings
         if given["position_ids"] is None and T is not None and most < T:
             raise ShapeError(f"{where}: a text must have at most {most} positions, got {T}; give position_ids")
-        if cache is not None:
-            cache.require(where, config, T)
         last = None if T is None else T + 1
         limits = {"langs": config.n_langs if config.has_languages else None, "position_ids": most, "lengths": last}
         for name, limit in limits.items():

@@ -23,6 +23,15 @@ from xl_torch.xlm import (
     XLMModel,
     XLMWithLMHeadModel,
 )
+from xl_torch.xlm_roberta_xl import (
+    XLMRobertaXLForCausalLM,
+    XLMRobertaXLForMaskedLM,
+    XLMRobertaXLForMultipleChoice,
+    XLMRobertaXLForQuestionAnswering,
+    XLMRobertaXLForSequenceClassification,
+    XLMRobertaXLForTokenClassification,
+    XLMRobertaXLModel,
+)
 from xl_torch.xlnet import (
     XLNetForMultipleChoice,
     XLNetForQuestionAnswering,
@@ -34,6 +43,7 @@ from xl_torch.xlnet import (
 )
 from xlcore.families.transfo_xl import TransfoXLConfig
 from xlcore.families.xlm import XLMConfig
+from xlcore.families.xlm_roberta_xl import XLMRobertaXLConfig
 from xlcore.families.xlnet import XLNetConfig
 
 __all__ = [
@@ -55,6 +65,14 @@ __all__ = [
     "XLMForSequenceClassification",
     "XLMForTokenClassification",
     "XLMModel",
+    "XLMRobertaXLConfig",
+    "XLMRobertaXLForCausalLM",
+    "XLMRobertaXLForMaskedLM",
+    "XLMRobertaXLForMultipleChoice",
+    "XLMRobertaXLForQuestionAnswering",
+    "XLMRobertaXLForSequenceClassification",
+    "XLMRobertaXLForTokenClassification",
+    "XLMRobertaXLModel",
     "XLMWithLMHeadModel",
     "XLNetConfig",
     "XLNetForMultipleChoice",

@@ -26,6 +26,11 @@ def require_ids(where: str, ids: Tensor, count: int, what: str = "ids", also: st
         raise ShapeError(f"{where}: {what} must lie in [0, {count}){also}, got {low if low < 0 else high}")
 
 
+def surely_above(size: int, most: int) -> bool:
+    """Tell whether a size is above what it may be; here all sizes are known."""
+    return size > most
+
+
 def require_labels(where: str, labels: Tensor, count: int, what: str = "labels") -> None:
     """Refuse labels that are neither in [0, count) nor ignored; as `require_ids`."""
     require_ids(where, torch.where(labels == IGNORED_LABEL, 0, labels), count, what, " or be -100")

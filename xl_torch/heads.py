@@ -1,13 +1,14 @@
 """What models share that have one table of embeddings, and a head over a body or none."""
 
 from collections.abc import Iterable, Mapping
+from numbers import Integral
 from typing import Any
 
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from xl_torch.layers.vocabulary import Embedding
-from xlcore.errors import ShapeError
+from xlcore.errors import ConfigError, ShapeError
 
 
 class TextModel:
@@ -43,7 +44,8 @@ class TextModel:
 
     def _headed(self, body: Any, return_dict: bool | None, **first: Any) -> Any:
         """Return what a head found, and the rest of what its body returned."""
-        rest = {name: body.get(name) for name in ("mems", "hidden_states", "attentions") if name in body}
+        names = ("mems", "past_key_values", "hidden_states", "attentions", "cross_attentions")
+        rest = {name: body.get(name) for name in names if name in body and name in self.head.output.fields}
         return self._returned(self.head.output(**first, **rest), return_dict)
 
 
@@ -77,8 +79,13 @@ def chosen_positions(where: str, hidden: Tensor, logits_to_keep: int | Tensor) -
 
     Raises:
         ShapeError: for less than none.
+        ConfigError: for what is neither a number nor a tensor.
     """
-    if not isinstance(logits_to_keep, int):
+    if isinstance(logits_to_keep, bool) or not (
+        isinstance(logits_to_keep, Integral) or hasattr(logits_to_keep, "shape")
+    ):
+        raise ConfigError(f"{where}: logits_to_keep must be a number or a tensor of positions, got {logits_to_keep!r}")
+    if not isinstance(logits_to_keep, Integral):
         return hidden[:, logits_to_keep]
     if logits_to_keep < 0:
         raise ShapeError(f"{where}: logits_to_keep must be at least 0 (0 for all), got {logits_to_keep}")

@@ -1,6 +1,6 @@
 """The base of every model: how it starts, loads, saves, and understands foreign state dicts."""
 
-from collections.abc import Container, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -68,8 +68,8 @@ class Model(nn.Module):
     def finish(self) -> None:
         """Start the parameters that this class adds, by the table of the specification, from torch's random state."""
         if _starting.get():
-            own = self.family.body if self.head.kind == "base" else self.head.params
-            self._start(own(self.config))
+            own = self.head.params(self.config)
+            self._start({**self.family.body(self.config), **own} if self.head.kind == "base" else own)
 
     def canonical_parameters(self) -> dict[str, nn.Parameter]:
         """Return every parameter once, by its canonical name."""
@@ -80,11 +80,11 @@ class Model(nn.Module):
         """The model without its head, which may be itself."""
         return getattr(self, self.family.prefix, self)
 
-    def _returned(self, output: ModelOutput, return_dict: bool | None, first: str | None = None) -> Any:
-        """Return an output as it is, or as a tuple, the field `first` in front if it is there."""
+    def _returned(self, output: ModelOutput, return_dict: bool | None, *first: str) -> Any:
+        """Return an output as it is, or as a tuple, those of the fields `first` in front that are there."""
         if self.config.return_dict if return_dict is None else return_dict:
             return output
-        names = sorted(output, key=lambda name: name != first)  # a stable sort: the rest keeps its order
+        names = sorted(output, key=lambda name: name not in first)  # a stable sort: the rest keeps its order
         return tuple(output[name] for name in names)
 
     def _start(self, names: Container[str]) -> None:
@@ -101,22 +101,25 @@ class Model(nn.Module):
         path: str | Path,
         *,
         config: Config | None = None,
-        dtype: torch.dtype | None = None,
+        dtype: torch.dtype | str | None = None,
         strict: bool = True,
         ignore_mismatched_sizes: bool = False,
         output_loading_info: bool = False,
+        shard: Callable[["Model"], Any] | None = None,
         **overrides: Any,
     ) -> Any:
         """Load a model from a folder, in evaluation mode.
 
         Args:
-            path: a folder with config.json and weights.
+            path: a checkpoint of any format and origin: a folder, a file, or the prefix of a TensorFlow one.
             config: a config to take in place of the folder's.
-            dtype: of the parameters; float32 if not given.
+            dtype: of the parameters, or its name; `"auto"` for that of the file, float32 if not given.
             strict: raise if tensors are missing or unexpected; else warn, and start the missing ones anew. A head that
                 the file lacks as a whole is started anew with a warning in either case.
             ignore_mismatched_sizes: start tensors anew whose shape differs, with a warning.
             output_loading_info: return the model and the `LoadingInfo`.
+            shard: called with the model before it has values, to deal it out to several devices: each process then
+                keeps only its own part of each tensor (see `xl_torch.sharding`).
             overrides: config keys.
 
         Raises:
@@ -130,13 +133,15 @@ class Model(nn.Module):
         config = config.copy(**overrides)
         opened = checkpoint.Checkpoint(path, config, cls.head)
         opened.settle(strict=strict, ignore_mismatched_sizes=ignore_mismatched_sizes)
-        with unstarted():
-            model = cls(config).to(dtype=dtype)
+        with unstarted(), _made_in(_dtype_of(cls.__name__, opened.dtype if dtype == "auto" else dtype)):
+            model = cls(config)
+        if shard is not None:
+            shard(model)
         parameters = model.canonical_parameters()
         model._start(parameters.keys() - opened.names)
         with torch.no_grad():
             for name, array in opened.tensors():
-                parameters[name].copy_(_to_torch(array))
+                _set(parameters[name], _to_torch(array))
         model.eval()
         return (model, opened.info) if output_loading_info else model
 
@@ -147,6 +152,8 @@ class Model(nn.Module):
             path: the folder; files in it that are no weights stay.
             max_shard_size: bytes a file, as a number or such as `"200MB"`.
 
+        Of a model that is dealt out to several processes all must call it; the first writes.
+
         Raises:
             WeightError: if the config does not describe the parameters, for a key was changed since they were made, or
                 a subclass adds some.
@@ -156,7 +163,8 @@ class Model(nn.Module):
         parameters = self.canonical_parameters()
         read = {name: lambda value=value: _to_numpy(value) for name, value in parameters.items()}
         dtypes = {name: _numpy_dtype(value.dtype) for name, value in parameters.items()}
-        checkpoint.save(path, self.config, self.head, read, dtypes, max_shard_size)
+        checkpoint.save(path, self.config, self.head, read, dtypes, max_shard_size, write=_writes(parameters.values()))
+        _wait_for_all(parameters.values())
 
     def _require_described(self) -> None:
         """Refuse to write a config beside parameters that it does not describe."""
@@ -172,16 +180,17 @@ class Model(nn.Module):
         weights, body = HF[self.config.model_type], f"{self.family.prefix}."
         keys = {name.removeprefix(prefix).removeprefix(body): name for name in own}
         table = {name: param for name, param in self._table().items() if name in keys}
-        places = weights.places(table)
+        places, ties = weights.places(table), self.family.ties_within(self.config, self.head)
         for name in foreign:
             if not weights.knows(name.removeprefix(prefix)):
                 continue
             tensor = state.pop(name)
             for part in weights.ours(name.removeprefix(prefix)):
+                part = part if part in keys else ties.get(part, part)
                 if part in places:
                     state[keys[part]] = self._cut(name, tensor, *places[part])
-        for alias, first in self.family.ties_within(self.config, self.head).items():
-            if keys[alias] not in state and keys[first] in state:
+        for alias, first in ties.items():
+            if alias in keys and keys[alias] not in state and keys[first] in state:
                 state[keys[alias]] = state[keys[first]]
 
     def _cut(self, name: str, tensor: Tensor, place: Place) -> Tensor:
@@ -246,6 +255,26 @@ def unstarted() -> Iterator[None]:
         _starting.reset(token)
 
 
+@contextmanager
+def _made_in(dtype: torch.dtype | None) -> Iterator[None]:
+    """Make parameters in a dtype if one is given, so that none is touched before it is set."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype or before)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def _dtype_of(where: str, dtype: Any) -> torch.dtype | None:
+    """Return the dtype that a name stands for, and refuse what no model computes in."""
+    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if dtype is not None and str(found).removeprefix("torch.") not in checkpoint.COMPUTED:
+        wanted = ", ".join(checkpoint.COMPUTED)
+        raise ConfigError(f"{where}: dtype must be 'auto' or one of {wanted}, got {dtype!r}")
+    return found
+
+
 @torch.no_grad()
 def _fill(value: nn.Parameter, init: Init) -> None:
     if init.kind == "normal":
@@ -259,6 +288,30 @@ def _fill(value: nn.Parameter, init: Init) -> None:
         value.fill_(init.center)
     if init.zero_row is not None:
         value[init.zero_row] = 0.0
+
+
+def _is_dealt_out(value: Tensor) -> bool:
+    return hasattr(value, "full_tensor")  # a DTensor, whose module takes long to import
+
+
+def _writes(values: Iterable[Tensor]) -> bool:
+    """Tell whether this process writes what several may hold together."""
+    return not any(map(_is_dealt_out, values)) or torch.distributed.get_rank() == 0
+
+
+def _wait_for_all(values: Iterable[Tensor]) -> None:
+    """Wait until all processes have come here, if they hold something together."""
+    if any(map(_is_dealt_out, values)):
+        torch.distributed.barrier()
+
+
+def _set(value: nn.Parameter, tensor: Tensor) -> None:
+    """Give a parameter a value, of which each process takes its own part if it is dealt out."""
+    if _is_dealt_out(value):
+        from torch.distributed.tensor import distribute_tensor
+
+        tensor = distribute_tensor(tensor.to(value.dtype), value.device_mesh, value.placements, src_data_rank=None)
+    value.copy_(tensor)
 
 
 def _alike(one: Tensor, other: Tensor) -> bool:
@@ -279,7 +332,7 @@ def _numpy_dtype(dtype: torch.dtype) -> np.dtype[Any]:
 
 
 def _to_numpy(value: Tensor) -> np.ndarray[Any, Any]:
-    value = value.detach().cpu().contiguous()
+    value = (value.full_tensor() if _is_dealt_out(value) else value).detach().cpu().contiguous()
     if value.dtype == torch.bfloat16:  # numpy knows it by an extension only
         return value.view(torch.uint16).numpy().view(ml_dtypes.bfloat16)
     return value.numpy()
@@ -287,6 +340,7 @@ def _to_numpy(value: Tensor) -> np.ndarray[Any, Any]:
 
 def _to_torch(array: np.ndarray[Any, Any]) -> Tensor:
     array = np.require(array, requirements=["C", "W"])
-    if array.dtype == ml_dtypes.bfloat16:
-        return torch.from_numpy(array.view("uint16")).view(torch.bfloat16)
-    return torch.from_numpy(array)
+    if array.dtype.isbuiltin == 1:
+        return torch.from_numpy(array)
+    bits = torch.from_numpy(array.view(f"uint{8 * array.dtype.itemsize}"))  # numpy knows it by an extension only
+    return bits.view(getattr(torch, array.dtype.name))

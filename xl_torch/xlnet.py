@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from xl_torch.checks import require_targets
-from xl_torch.heads import TextModel
+from xl_torch.heads import TextModel, chosen_positions
 from xl_torch.layers.basic import linear, parameter
 from xl_torch.layers.memory import CarriedMemory, Memory, MemoryThroughBody
 from xl_torch.layers.summary import AnswerScore, EndScores, SequenceSummary, StartScores, answer_loss, best_answers
@@ -86,7 +86,7 @@ class XLNetModel(Memory, TextModel, Model):
             head = head_mask if head_mask is None or head_mask.dim() == 1 else head_mask[number]
             context = hidden if memories is None else torch.cat([memories[number], hidden], dim=1)  # [B, S, D]
             hidden_states += [hidden] if guess is None else [hidden, guess]
-            kept.append(self._kept(context, M))
+            kept += [self._kept(context, M)] if need_mems or self.carried.active else []
             last = number + 1 == len(self.blocks) and guess is not None and not (need_hidden or need_probabilities)
             hidden = None if last else hidden  # nobody reads what it would become
             hidden, guess, probabilities = self._run(block, hidden, guess, context, scene, head, need_probabilities)
@@ -161,7 +161,7 @@ class XLNetLMHeadModel(MemoryThroughBody, TextModel, Model):
         target_mapping: Maybe = None, token_type_ids: Maybe = None, input_mask: Maybe = None, head_mask: Maybe = None,
         inputs_embeds: Maybe = None, labels: Maybe = None, use_mems: bool | None = None,
         output_attentions: bool | None = None, output_hidden_states: bool | None = None,
-        return_dict: bool | None = None, logits_to_keep: int = 0,
+        return_dict: bool | None = None, logits_to_keep: int | Tensor = 0,
     ) -> Any:  # fmt: skip
         """Predict words: those at the positions that `target_mapping` names, or all, from what each position may see.
 
@@ -169,26 +169,25 @@ class XLNetLMHeadModel(MemoryThroughBody, TextModel, Model):
 
         Args:
             labels: [B, P], the words at the positions that are predicted; nothing is shifted. -100 is ignored.
-            logits_to_keep: scores of that many last positions only; 0 for all.
+            logits_to_keep: scores of that many last positions only, 0 for all; or [P], of these positions.
 
         Returns:
             `XLNetLMHeadModelOutput`, or a tuple of its fields.
         """
-        if logits_to_keep < 0:
-            where = type(self).__name__
-            raise ShapeError(f"{where}: logits_to_keep must be at least 0 (0 for all), got {logits_to_keep}")
         body = self.transformer(
             input_ids, attention_mask, mems, perm_mask, target_mapping, token_type_ids, input_mask, head_mask,
             inputs_embeds, use_mems=use_mems, output_attentions=output_attentions,
             output_hidden_states=output_hidden_states, return_dict=True,
         )  # fmt: skip
-        hidden = body.last_hidden_state if labels is not None else body.last_hidden_state[:, -logits_to_keep:]
+        hidden, where = body.last_hidden_state, type(self).__name__
+        hidden = hidden if labels is not None else chosen_positions(where, hidden, logits_to_keep)
         logits = self.lm_head(hidden)  # [B, P, V]
         loss = None
         if labels is not None:
             self._check_targets(hidden, labels=labels)
             loss = entry_loss(type(self).__name__, logits, labels)
-        return self._headed(body, return_dict, loss=loss, logits=logits[:, -logits_to_keep:])
+            logits = chosen_positions(where, logits, logits_to_keep)
+        return self._headed(body, return_dict, loss=loss, logits=logits)
 
     def get_output_embeddings(self) -> WordScores:
         """Return the scores of words."""

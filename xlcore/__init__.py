@@ -5,6 +5,7 @@ from xlcore.errors import ConfigError, FormatError, ParityError, ShapeError, Tok
 from xlcore.families import FAMILIES
 from xlcore.families.transfo_xl import TransfoXLConfig
 from xlcore.families.xlm import XLMConfig
+from xlcore.families.xlm_roberta_xl import XLMRobertaXLConfig
 from xlcore.families.xlnet import XLNetConfig
 from xlcore.outputs import ModelOutput
 from xlcore.tokenizers import (
@@ -33,6 +34,7 @@ __all__ = [
     "XLMConfig",
     "XLMRobertaTokenizer",
     "XLMRobertaTokenizerFast",
+    "XLMRobertaXLConfig",
     "XLMTokenizer",
     "XLNetConfig",
     "XLNetTokenizer",

@@ -164,6 +164,11 @@ def list_of(inner: Rule) -> Rule:
     return rule
 
 
+def one_or_several(inner: Rule) -> Rule:
+    """Make the rule for what keeps the inner rule, or a list of such."""
+    return lambda value: list_of(inner)(value) if isinstance(value, list | tuple) else inner(value)
+
+
 def _entry(inner: Rule, place: Any, entry: Any) -> Any:
     try:
         return inner(entry)

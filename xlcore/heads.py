@@ -5,13 +5,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from xlcore.config import Config
-from xlcore.errors import ShapeError
+from xlcore.errors import ConfigError, ShapeError
 from xlcore.outputs import ModelOutput
 from xlcore.params import Init, Param, Params, layer_norm, linear
 from xlcore.shapes import Array, Contract
 
 # What a decoder reads of an encoder: its states, and how many of them count.
 SOURCE = Contract(src_enc=Array("B M D"), src_len=Array("B", "lengths"))
+# The same by other names: its states, and which of them count.
+ENCODED = Contract(encoder_hidden_states=Array("B M D"), encoder_attention_mask=Array("B T M | B M", "keep"))
+# What a decoder keeps of R words in each layer, and of an encoder's states.
+LAYER_PAST = Contract(
+    key=Array("B N R H"), value=Array("B N R H"), cross_key=Array("B N M H"), cross_value=Array("B N M H")
+)
 # The inputs that a loss is computed from.
 TARGETS = ("labels", "start_positions", "end_positions", "is_impossible", "cls_index")
 
@@ -127,3 +133,28 @@ def require_class_labels(where: str, problem: str, shape: Sequence[int | None], 
 
 def _may_equal(size: int | None, other: int | None) -> bool:
     return size is None or other is None or size == other
+
+
+def require_decoder(where: str, config: Any) -> None:
+    """Raise ConfigError for a model that cannot read on where it stopped, for it is no decoder."""
+    if not config.is_decoder:
+        raise ConfigError(f"{where}: is_decoder must be true to read on from past_key_values, got false")
+
+
+def require_past(where: str, config: Any, past: Any) -> None:
+    """Refuse what no decoder of that config has returned as `past_key_values`.
+
+    Raises:
+        ShapeError: names the layer, and what must stand there.
+    """
+    L, what = config.num_layers, "past_key_values"
+    if not isinstance(past, Sequence) or len(past) != L:
+        got = len(past) if isinstance(past, Sequence) else type(past).__name__
+        raise ShapeError(f"{where}: {what} must be a list of {L} layers, got {got}")
+    found: dict[str, int] = {}
+    for number, layer in enumerate(past):
+        if len(layer) not in (2, 4) or len(layer) != len(past[0]):
+            got = f"got {len(layer)} arrays"
+            raise ShapeError(f"{where}: {what}[{number}] must be a key and a value, or two of each, {got}")
+        sizes = found | {"N": len(config.kept_heads(number)), "H": config.head_dim}
+        found = LAYER_PAST.check(f"{where}: {what}[{number}]", sizes, dict(zip(LAYER_PAST, layer, strict=False)))

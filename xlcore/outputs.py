@@ -1,6 +1,6 @@
 """What a model returns: fields that can be read by attribute, by key, by position, or as a tuple."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, ClassVar, Self
 
 from xlcore.shapes import Contract
@@ -46,12 +46,16 @@ class ModelOutput(dict[str, Any]):
 
     def flat(self, dot: str = ".") -> dict[str, Any]:
         """Return the fields as one dictionary of arrays, those of a list as `mems.0`, `mems.1`."""
-        found: dict[str, Any] = {}
-        for name, value in self.items():
-            several = isinstance(value, list | tuple)
-            found |= {f"{name}{dot}{number}": each for number, each in enumerate(value)} if several else {name: value}
-        return found
+        return dict(pair for name, value in self.items() for pair in _flat(name, value, dot))
 
     def to_tuple(self) -> tuple[Any, ...]:
         """Return the fields that there are, in order."""
         return tuple(self.values())
+
+
+def _flat(name: str, value: Any, dot: str) -> Iterator[tuple[str, Any]]:
+    if not isinstance(value, list | tuple):
+        yield name, value
+        return
+    for number, each in enumerate(value):
+        yield from _flat(f"{name}{dot}{number}", each, dot)

@@ -21,7 +21,8 @@ class Array:
     """One array of a contract.
 
     Args:
-        axes: letters of the alphabet, `"B T D"`; several forms of different rank as `"N | L N"`.
+        axes: letters of the alphabet, `"B T D"`; several forms of different rank as `"N | L N"`. Where each entry of a
+            list is several arrays, those of each: `"B S; B S; B M"`, of which the last ones may be missing.
         values: what stands in it, one of `VALUES`.
         times: the axis that counts how many such arrays make a list, `"L"` or `"L + 1"`; empty for a single array.
     """
@@ -33,6 +34,13 @@ class Array:
     def forms(self) -> list[list[str]]:
         """Return the letters of each form."""
         return [form.split() for form in self.axes.split("|")]
+
+    def parts(self, entry: Any) -> list[tuple[str, "Array", Any]]:
+        """Return of what an entry of a list is made: the places in it, what stands there, and what should."""
+        each = self.axes.split(";")
+        if len(each) == 1:
+            return [("", self, entry)]
+        return [(f"[{place}]", Array(each[place], self.values), part) for place, part in enumerate(entry)]
 
     def count(self, sizes: Mapping[str, int]) -> int:
         """Return how many arrays make the list."""
@@ -69,7 +77,8 @@ class Contract(dict[str, Array]):
                 got = f"{len(value)}" if isinstance(value, Sequence) else type(value).__name__
                 raise ShapeError(f"{where}: {name} must be a list of {count} arrays, one a layer, got {got}")
             for number, entry in enumerate(value):
-                _bind(where, f"{name}[{number}]", array, entry, found, kind)
+                for place, part, each in array.parts(entry):
+                    _bind(where, f"{name}[{number}]{place}", part, each, found, kind)
         return found
 
     def draw(self, sizes: Mapping[str, int], seed: int, names: Iterable[str]) -> dict[str, Any]:

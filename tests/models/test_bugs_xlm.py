@@ -1,6 +1,6 @@
 """Bugs that users of other XLMs met, each by its number in the collection of reports, and quirks that are left out.
 
-M7 to M10 concern the tokenizer.
+M7 to M10 concern the tokenizer: `tests/xlcore/test_xlm_tokenizer.py`.
 """
 
 import numpy as np
@@ -25,7 +25,7 @@ def test_m1_generation_reads_the_last_word_and_its_language(side):
     texts = side.numpy(side.towers.generate(model, side.native(ids), 1))
     np.testing.assert_array_equal(texts[:, -1], scores.argmax(-1))
     chance = {"temperature": 3.0, "seed": 4}
-    several = [side.towers.generate(model, side.native(ids), 8, lang=lang, **chance) for lang in (0, 1, 2)]
+    several = [side.towers.generate(model, side.native(ids), 4, lang=lang, **chance) for lang in (0, 1, 2)]
     assert len({side.numpy(texts).tobytes() for texts in several}) == 3
 
 
@@ -68,7 +68,7 @@ def test_m4_what_torch_has_saved_keras_loads(case, tmp_path):
     assert_close(KERAS.run(loaded, inputs), TORCH.run(model, inputs), "equal")
 
 
-@each_model
+@pytest.mark.parametrize("case", [BODY, XLM["multiple_choice"], XLM["beam_question_answering"]], ids=str)
 def test_m5_functional_models_of_free_length_are_saved_and_loaded(case, tmp_path):
     keras = pytest.importorskip("keras")
     if case.head.kind == "multiple_choice":
@@ -95,7 +95,7 @@ def test_m6_a_model_is_built_anew_for_every_fold():
     """Within the scope of a strategy; each fold trains and starts from the same weights."""
     tf = pytest.importorskip("tensorflow")
     keras = pytest.importorskip("keras")
-    config = TEXTS.config(dropout=0.0, attention_dropout=0.0, summary_first_dropout=0.0)
+    config = TEXTS.config(n_layers=1, dropout=0.0, attention_dropout=0.0, summary_first_dropout=0.0)
     drawn = inputs_for(TEXTS, config, "input_ids", "langs", "labels", B=4)
     losses = []
     for _ in range(2):

@@ -34,7 +34,7 @@ def test_outputs_keep_their_contract(room, family, head):
     options = {"output_hidden_states": True, "output_attentions": True}
     whole = called(room, head, config, inputs, **options)
     unlabelled = called(room, head, config, {name: inputs[name] for name in names}, **options)
-    met = {**whole, **unlabelled}
+    met = {**whole, **unlabelled, **decoded(room, head, config, inputs, options)}
     assert met.keys() == head.output.fields.keys()
     known = {axis: size for axis, size in sizes.items() if axis not in ("U", "M")}
     known |= {"P": 4} if "losses" in met else {}  # one less than labels
@@ -42,6 +42,16 @@ def test_outputs_keep_their_contract(room, family, head):
     known |= {"S": 8, "M": min(config.mem_len, 8)} if carried else {"S": 5}
     known |= beams(config)
     head.output.fields.check(head.name, known, met)
+
+
+def decoded(room, head, config, inputs, options):
+    """Return what a decoder adds that reads the states of an encoder, where the config can make one."""
+    if "add_cross_attention" not in config.fields or "past_key_values" not in head.output.fields:
+        return {}
+    config = config.copy(is_decoder=True, add_cross_attention=True)
+    states = np.random.default_rng(1).standard_normal((2, 3, config.hidden_size)).astype("float32")
+    given = {"input_ids": inputs["input_ids"], "encoder_hidden_states": states}
+    return called(room, head, config, given, **options)
 
 
 def beams(config):

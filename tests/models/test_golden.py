@@ -10,7 +10,7 @@ each_file = pytest.mark.parametrize("file", FILES, ids=lambda path: path.stem)
 
 
 def test_all_published_cases_are_here():
-    counts = {"transfo_xl-": 18, "xlnet-": 26, "xlm-": 19}
+    counts = {"transfo_xl-": 18, "xlnet-": 26, "xlm-": 19, "xlm_roberta_xl-": 16}
     assert {prefix: sum(file.name.startswith(prefix) for file in FILES) for prefix in counts} == counts
 
 
@@ -19,7 +19,7 @@ def test_all_published_cases_are_here():
 def test_outputs(side, file):
     golden = read_golden(file)
     model = side.model(golden.case, golden.config, weights=golden.weights)
-    asked = {"output_scores": True} if golden.case.head.kind == "word_lm" else {}
+    asked = {"output_scores": True} if golden.case.head.kind in ("word_lm", "masked_lm", "decoder_lm") else {}
     got = side.run(model, {**golden.inputs, **golden.options, **asked})
     wanted = dict(golden.outputs)
     if "prediction_scores" in wanted:  # the reference stores them under both of their names

@@ -62,16 +62,19 @@ def test_xlnet_in_shards_with_one_stream_and_with_two(room):
     near(model(**second, mems=first.mems).logits, "twostream_mems/logits")
 
 
-XLM_ROOMS = {"torch": ("xl_torch", "XLMWithLMHeadModel"), "keras": ("xl_tf", "TFXLMWithLMHeadModel")}
+WORDS = {
+    "hf_pt-xlm_safetensors": "XLMWithLMHeadModel",
+    "hf_pt-xlm": "XLMWithLMHeadModel",
+    "hf_pt-xlm_roberta_xl": "XLMRobertaXLForMaskedLM",
+}
 
 
-@pytest.mark.parametrize("folder", ["hf_pt-xlm_safetensors", "hf_pt-xlm"])
-@pytest.mark.parametrize("room", XLM_ROOMS)
-def test_xlm_of_one_language_and_of_two(room, folder):
+@pytest.mark.parametrize("folder", WORDS)
+@pytest.mark.parametrize(("room", "module", "prefix"), [("torch", "xl_torch", ""), ("keras", "xl_tf", "TF")])
+def test_xlm_of_one_language_and_of_two_and_xlm_roberta_xl(room, module, prefix, folder):
     framework = pytest.importorskip(room)
-    module, name = XLM_ROOMS[room]
-    path = FOLDER.with_name(folder)
-    model, info = getattr(importlib.import_module(module), name).from_pretrained(path, output_loading_info=True)
+    path, model_class = FOLDER.with_name(folder), getattr(importlib.import_module(module), prefix + WORDS[folder])
+    model, info = model_class.from_pretrained(path, output_loading_info=True)
     assert not any(vars(info).values())
     expected = load_file(path / "expected.safetensors")
     turn = framework.as_tensor if room == "torch" else framework.ops.convert_to_tensor

@@ -9,6 +9,8 @@ import pytest
 
 from tests.helpers import HEADS, KERAS, TORCH, assert_close, each_side, far
 from xlcore.errors import TokenizerError
+from xlcore.tasks.cross_lingual import CrossLingualSettings, Masking
+from xlcore.tasks.parallel_text import index_lines
 from xlcore.tasks.permutation_windows import PermutationSettings, TokenStream
 
 V = 60
@@ -108,6 +110,61 @@ def test_fit_keeps_the_order(workers):
     assert len(seen) == 8
     for number, batch in enumerate(seen):
         assert_same(batch, data.batch(number))
+
+
+XLM_SETTINGS = CrossLingualSettings(batch_size=4, length=12, seed=5)
+
+
+def sentences(count, seed, size=None):
+    rng = np.random.default_rng(seed)
+    lines = [rng.integers(14, V, size or rng.integers(1, 9)).tolist() for _ in range(count)]
+    return index_lines(lines, lambda line: line)
+
+
+def cross_lingual(side, single=True, size=None, **more):
+    texts = {"en": sentences(60, 1), "fr": sentences(30, 2)} if single else {}
+    pairs = {("en", "fr"): (sentences(40, 3, size), sentences(40, 4, size))}
+    return side.towers.CrossLingualDataset(texts, pairs, Masking(V), XLM_SETTINGS, **more)
+
+
+def test_several_languages_in_both_frameworks():
+    torch_data, keras_data = cross_lingual(TORCH), cross_lingual(KERAS)
+    for number in (0, 2, 30, 1500):
+        assert_same(torch_data[number], keras_data[number])
+
+
+@pytest.mark.parametrize("single", [True, False])
+@pytest.mark.parametrize("workers", [1, 3])
+def test_fit_reads_batches_of_any_length(workers, single):
+    """Keras' TensorFlow takes for fixed what the first two batches have in common; they are made to differ."""
+    keras = pytest.importorskip("keras")
+    data, seen = cross_lingual(KERAS, single, workers=workers), []
+
+    class Watching(keras.Model):
+        def train_step(self, *state_and_data):
+            seen.append({name: np.asarray(value) for name, value in state_and_data[-1].items()})
+            return {"loss": 0.0}
+
+    model = Watching()
+    model.compile(run_eagerly=True)
+    model.fit(data, steps_per_epoch=6, epochs=2, shuffle=False, verbose=0)
+    assert len({batch["labels"].shape[1] for batch in seen}) > 2
+    for number, batch in enumerate(seen):
+        assert_same(batch, data[number])
+        if number != 1:
+            assert_same(batch, data.batch(number))
+
+
+@each_side
+def test_a_position_of_padding_more_changes_nothing(side):
+    """All pairs are of one length here, so that the second batch is made longer."""
+    data = cross_lingual(KERAS, False, size=4)
+    short, long = data.batch(1), data[1]
+    assert long["labels"].shape[1] == short["labels"].shape[1] + 1
+    case = next(case for case in HEADS if case.head.name == "XLMWithLMHeadModel")
+    model = side.model(case, case.config(vocab_size=V, n_langs=2), dtype="float64")
+    wanted = side.run(model, short)["loss"]
+    assert_close(side.run(model, long)["loss"], wanted, "float64")
 
 
 # -------------------------------------------------------------------------------------- the collator of transformers

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from tests.helpers import BODY, HEADS, KERAS, LM, TORCH, assert_close, each_side
+from tests.helpers import BODY, HEADS, KERAS, LM, TORCH, XLM, XLNET, assert_close, each_side
 from xlcore import ConfigError, FormatError, ShapeError, WeightError
 
 IDS = np.array([[2, 3, 4], [5, 6, 7]])
@@ -96,6 +96,58 @@ def test_fewer_than_no_new_words(side):
         with pytest.raises(ConfigError, match=f"^generate: max_new_tokens must {condition}, got {count}$"):
             side.towers.generate(model, side.native(IDS), count)
     np.testing.assert_array_equal(side.numpy(side.towers.generate(model, side.native(IDS), 0)), IDS)
+
+
+@pytest.mark.parametrize(
+    ("keys", "told"),
+    [
+        ({"eos_token_id": 2.5}, "eos_token_id must be a whole number, got 2.5"),
+        ({"eos_token_id": -1}, "eos_token_id must be at least 0, got -1"),
+        ({"pad_token_id": -100}, "pad_token_id must be at least 0, got -100"),
+        ({"seed": -1}, "seed must be at least 0, got -1"),
+        ({"temperature": float("nan")}, "temperature must be .*, got nan"),
+        ({"temperature": -1}, "temperature must be at least 0.0, got -1"),
+        ({"use_mems": "no"}, "use_mems must be true or false, got 'no'"),
+    ],
+    ids=str,
+)
+@each_side
+def test_what_generation_is_told(side, keys, told):
+    with pytest.raises(ConfigError, match=f"^generate: {told}"):
+        side.towers.generate(side.model(XLNET["permutation_lm"]), side.native(IDS), 2, **keys)
+
+
+@each_side
+def test_which_scores_are_kept(side):
+    """A number of last positions, or positions; nothing else."""
+    model, ids = side.model(XLNET["permutation_lm"]), {"input_ids": IDS}
+    scores = side.run(model, ids)["logits"]
+    for chosen, wanted in ((2, scores[:, -2:]), (np.int64(1), scores[:, -1:]), (0, scores)):
+        assert_close(side.run(model, {**ids, "logits_to_keep": chosen})["logits"], wanted, "equal")
+    places = side.native(np.array([2, 0]))
+    assert_close(side.numpy(side.call(model, {**ids, "logits_to_keep": places}).logits), scores[:, [2, 0]], "equal")
+    for wrong in (None, True, 1.5, [1]):
+        with pytest.raises(
+            ConfigError, match=r"LMHeadModel: logits_to_keep must be a number or a tensor of pos.*, got"
+        ):
+            side.run(model, {**ids, "logits_to_keep": wrong})
+
+
+def test_memory_carried_for_a_model_without():
+    pytest.importorskip("tensorflow")
+    model, carry = KERAS.model(XLM["word_lm"]), KERAS.towers.CarryMemory(2)
+    model.compile("sgd", run_eagerly=True)
+    with pytest.raises(ConfigError, match=r"^CarryMemory: model must have a memory, got TFXLMWithLMHeadModel$"):
+        model.fit({"input_ids": IDS, "labels": IDS}, callbacks=[carry], verbose=0)
+
+
+def test_metrics_without_a_loss():
+    """The model's own loss takes labels by names of its own."""
+    pytest.importorskip("tensorflow")
+    model = KERAS.model(XLNET["sequence_classification"])
+    model.compile("sgd", metrics={"logits": ["accuracy"]}, run_eagerly=True)
+    with pytest.raises(ConfigError, match="Classification: compile must get a loss where it gets metrics, got none"):
+        model.fit(IDS, np.array([0, 1]), verbose=0)
 
 
 @each_side

@@ -240,6 +240,8 @@ def test_a_cache_is_refused_where_it_would_be_wrong(side):
     message = f"^{prefix}XLMModel: texts must be longer than the 6 positions in the cache, got 6$"
     with pytest.raises(ShapeError, match=message):
         side.call(model, {"input_ids": ids, "cache": cache})
+    with pytest.raises(ShapeError, match=f"^{prefix}XLMModel: texts must be the 2 in the cache, got 1$"):
+        side.call(model, {"input_ids": np.pad(ids[:1], ((0, 0), (0, 1)), constant_values=2), "cache": cache})
     with pytest.raises(ShapeError, match="ids must lie in"):
         side.call(model, {"input_ids": np.pad(ids, ((0, 0), (0, 1)), constant_values=99), "cache": cache})
     assert cache.length == 6
@@ -429,6 +431,16 @@ def test_sources_that_cannot_be_read(side):
         side.call(model, {**inputs, "src_enc": inputs["src_enc"][:1]})
     with pytest.raises(ShapeError, match=r"XLMModel: src_len must lie in \[0, 6\), got 9$"):
         side.call(model, {**inputs, "src_len": np.array([9, 1])})
+    alone = {name: inputs[name] for name in ("input_ids", "langs")}
+    for first, then, got in ((inputs, alone, "none in this one"), (alone, inputs, "some in this one only")):
+        cache = side.towers.KeyValueCache()
+        side.call(
+            model, {**first, "input_ids": first["input_ids"][:, :3], "langs": first["langs"][:, :3], "cache": cache}
+        )
+        message = f"XLMModel: src_enc must be given in every call with one cache, or in none, got {got}$"
+        with pytest.raises(ConfigError, match=message):
+            side.call(model, {**then, "cache": cache})
+        assert cache.length == 3
 
 
 # --------------------------------------------------------------------------------------------------- scores of words

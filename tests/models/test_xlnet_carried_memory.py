@@ -61,6 +61,32 @@ def test_the_length_of_memory(side):
         endless.carry_memory(2)
 
 
+def test_weights_are_restored_while_memory_is_carried():
+    """By a callback behind ours, at the end of training."""
+    keras = pytest.importorskip("keras")
+    pytest.importorskip("tensorflow")
+    model = KERAS.model(LM, LM.config(mem_len=5))
+    model.compile("sgd", run_eagerly=True)
+    stop = keras.callbacks.EarlyStopping("loss", restore_best_weights=True, patience=0)
+    callbacks = [KERAS.towers.CarryMemory(2), stop]
+    batch = windows(model.config)[0]
+    model.fit(batch, batch_size=2, epochs=2, shuffle=False, verbose=0, callbacks=callbacks)
+    assert not model.body().carried.active
+
+
+def test_a_model_that_keeps_no_memory_is_exported_for_any_length():
+    torch = pytest.importorskip("torch")
+    from tests.helpers import TORCH
+
+    model = TORCH.model(XLNET["sequence_classification"], LM.config(mem_len=4, use_mems_eval=False))
+    auto = torch.export.Dim.AUTO
+    ids = torch.randint(9, 31, (3, 3))
+    program = torch.export.export(model, (ids,), dynamic_shapes={"input_ids": {0: auto, 1: auto}})
+    longer = torch.randint(9, 31, (2, 11))
+    found = program.module()(longer)
+    assert_close(TORCH.numpy(found["logits"]), TORCH.numpy(model(longer).logits), "equal")
+
+
 def test_memory_through_fit():
     """`CarryMemory`; endless data are read on from epoch to epoch."""
     keras = pytest.importorskip("keras")

@@ -1,7 +1,5 @@
 """XLNet continues texts: equal to reading on with `mems`, and to transformers, without projecting anything twice."""
 
-import warnings
-
 import numpy as np
 import pytest
 
@@ -111,9 +109,7 @@ def test_a_row_does_not_depend_on_its_batch(side):
 def test_the_memory_s_length_can_be_set_anew(side):
     model, ids = model_of(side, mem_len=9), prompt(4)
     model.reset_memory_length(4)
-    np.testing.assert_array_equal(
-        generated(side, model, ids, 12), by_mems(model_of(TORCH, mem_len=4), ids, 12)[0]
-    )
+    np.testing.assert_array_equal(generated(side, model, ids, 12), by_mems(model_of(TORCH, mem_len=4), ids, 12)[0])
 
 
 # ------------------------------------------------------------------------------------- ends, chance, kinds of numbers

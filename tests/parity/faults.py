@@ -27,6 +27,7 @@ class Fault:
         example, more: the config, and keys that it has besides.
         head: the model.
         room: the package.
+        family: of the model.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Fault:
     more: Mapping[str, Any] = field(default_factory=dict)
     head: str = "TransfoXLLMHeadModel"
     room: str = "xl_torch"
+    family: str = "transfo-xl"
 
     def __str__(self) -> str:
         return f"{self.room}: {self.name}"
@@ -63,6 +65,10 @@ STALE = """if not hasattr(self, "stale"):
         return torch.nn.functional.linear(inner, weight, self.outer.bias)"""
 UNTIED = tuple(f"crit.bins.{number}.weight" for number in range(4))
 SQUARE = "each.projection.shape[0] == each.projection.shape[1]"
+
+TWO_STREAM, PLAIN = "layers/two_stream.py", "layers/plain_attention.py"
+XLNET = {"family": "xlnet", "example": "both ways", "head": "XLNetLMHeadModel"}
+XLM = {"family": "xlm", "example": "next words", "head": "XLMWithLMHeadModel"}
 
 FAULTS = (
     # ------------------------------------------------------------------------------------------------- attention
@@ -194,4 +200,17 @@ FAULTS = (
           ("gradients",)),
     keras("another result in a graph", LOSSES, "return ops.sum(losses) / ",
           "return ops.sum(losses) * (1.0 if hasattr(losses, 'numpy') else 1.001) / ", "", ("mode",)),
+    # -------------------------------------------------------------------------------------------- the other families
+    Fault("a target sees its own word", TWO_STREAM, "else ~blocked  # [B or 1, 1 or T, S]",
+          "else ~blocked | (behind == 0)", " > scene_of.visible", **XLNET),
+    Fault("segments of memory counted as the second", TWO_STREAM, "F.pad(values, (M, 0))",
+          "F.pad(values, (M, 0), value=1)", " > blocked_keys._after_memory.returned", **XLNET),
+    Fault("sines of texts that run backwards keep their sign", TWO_STREAM, "-distances[:, :half]",
+          "distances[:, :half]", " > encoded_distances.backwards", **{**XLNET, "example": "texts that run backwards"}),
+    keras("a row of memory too few while generating", "layers/reading.py", "max(0, mem_len - 2)",
+          "max(0, mem_len - 3)", "", ("tokens",), **XLNET),
+    Fault("a word of padding is read", PLAIN, "torch.arange(S, device=texts.device) < lengths",
+          "torch.arange(S, device=texts.device) <= lengths", " > kept_positions.returned", **XLM),
+    keras("words predicted from the layer before", "xlm.py", "hidden = chosen_positions(where, hidden, logits_to_keep)",
+          "hidden = chosen_positions(where, hidden * 1.001, logits_to_keep)", " > chosen_positions.returned", **XLM),
 )  # fmt: skip

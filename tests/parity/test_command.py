@@ -9,7 +9,7 @@ from conversion.cli import main
 from conversion.parity import Options, Side, Subject, assert_parity, command, compare
 from conversion.parity.compare import planned
 from conversion.parity.results import Report
-from xlcore import FormatError, ParityError, TransfoXLConfig
+from xlcore import FormatError, ParityError, TransfoXLConfig, XLMConfig, XLNetConfig
 from xlcore.families import FAMILIES
 
 pytest.importorskip("torch")
@@ -161,6 +161,13 @@ def test_all_are_all_examples_or_the_first_of_each_family(more, monkeypatch):
     assert [name for name, _ in asked] == [name for name in names if name in firsts or not more]
     for name, modes in asked:
         assert modes == (("eager", "compile", "graph", "xla") if name in firsts else ("eager",))
+
+
+def test_against_is_of_the_same_family(tmp_path, capsys):
+    for name, config in (("one", XLNetConfig()), ("other", XLMConfig())):
+        (tmp_path / f"{name}.json").write_text(json.dumps(config.to_dict()))
+    assert main(["parity", str(tmp_path / "one.json"), "--against", str(tmp_path / "other.json")]) == 2
+    assert "--against must be a model of the same family, got xlnet and xlm" in capsys.readouterr().err
 
 
 def test_against_goes_with_a_path(capsys):

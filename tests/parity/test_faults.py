@@ -13,6 +13,7 @@ from conversion.parity.compare import Options, Subject, compare
 from conversion.parity.method import EPSILON
 from conversion.parity.sides import MODES, ROOMS, Side
 from tests.parity.faults import FAULTS, Fault
+from xlcore.families import FAMILIES
 from xlcore.families.transfo_xl import EXAMPLES, TransfoXLConfig
 
 for name in ("torch", "tensorflow"):
@@ -109,7 +110,8 @@ def options_for(fault: Fault, framework: str) -> Options:
 @pytest.mark.parametrize("fault", FAULTS, ids=str)
 def test_a_fault_is_found_where_it_is(fault, planted, tmp_path):
     framework = next(name for name in FRAMEWORKS if ROOMS[name] == fault.room)
-    config = TransfoXLConfig(**{**EXAMPLES[fault.example], **fault.more})
+    family = FAMILIES[fault.family]
+    config = family.config(**{**family.examples[fault.example], **fault.more})
     options = options_for(fault, framework)
     report = planted(framework, tmp_path, config, options, fault.file, fault.old, fault.new)
     failed = [check for check in report.checks if not check.passed]

@@ -9,7 +9,6 @@ from tests.helpers import (
     CLASSIFIER,
     EVERYTHING_READ,
     HEADS,
-    IDLE,
     KERAS,
     LM,
     TOLERANCE,
@@ -20,6 +19,7 @@ from tests.helpers import (
     each_case,
     each_head,
     far,
+    idle_in,
     inputs_for,
     random_weights,
 )
@@ -54,7 +54,7 @@ def test_outputs_and_gradients(case):
     inputs = inputs_for(case, config, *EVERYTHING_READ, "labels")
     found = compare(case, config, {**inputs, "output_hidden_states": True})
     assert {f"hidden_states.{layer}" for layer in range(config.num_layers + 1)} <= found.keys()
-    moved = random_weights(case, config).keys() - IDLE.get(case.head.name, set())
+    moved = random_weights(case, config).keys() - idle_in(case, config)
     assert all(found[name].any() for name in moved), "a gradient is zero throughout"
 
 
@@ -152,5 +152,5 @@ def test_training_together(case):
     assert_close(*after, "float64")
     assert far(*losses) <= TOLERANCE["float64"]
     assert losses[0][1] < losses[0][0]
-    for name in start.keys() - IDLE.get(case.head.name, set()):
+    for name in start.keys() - idle_in(case, config):
         assert far(after[0][name], start[name]) > 0, f"{name} did not move"

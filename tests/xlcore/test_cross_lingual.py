@@ -1,6 +1,7 @@
 """XLM's batches against the tables of the authors' code, and the objectives by what they promise."""
 
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -190,11 +191,48 @@ class TestBatches:
                 assert (array == other.batch(number)[name]).all(), name
         assert one.batch(3)["input_ids"].tolist() != self.made(seed=6).batch(3)["input_ids"].tolist()
 
-    def test_languages(self) -> None:
+    def test_languages_come_in_rounds(self) -> None:
+        """Two batches of single languages, the larger text more often, then one of translations, however few."""
         batches = self.made()
         assert batches.languages == {"en": 0, "fr": 1}
-        kinds = Counter(tuple(np.unique(batches.batch(number)["langs"])) for number in range(300))
-        assert kinds[(0,)] > kinds[(1,)] > kinds[(0, 1)] > 0
+        kinds = [tuple(np.unique(batches.batch(number)["langs"])) for number in range(300)]
+        assert set(kinds[2::3]) == {(0, 1)}
+        counts = Counter(kinds[0::3] + kinds[1::3])
+        assert set(counts) == {(0,), (1,)}
+        assert counts[(0,)] / 200 == pytest.approx(1 / (1 + 0.5**0.7), abs=0.09)
+
+    def test_a_round_has_five_of_each_kind_at_most(self) -> None:
+        texts = {f"l{number}": text(20, number) for number in range(7)}
+        batches = CrossLingualBatches(texts, self.PAIRS, Masking(100), self.SETTINGS)
+        mixed = [len(np.unique(batches.batch(number)["langs"])) == 2 for number in range(18)]
+        assert mixed == ([False] * 5 + [True]) * 3
+
+    @pytest.mark.parametrize("grouped", [True, False])
+    def test_translations_are_put_together_anew_in_each_turn(self, grouped: bool) -> None:
+        """Each pair once a turn; those of like length together, unless told otherwise."""
+        pairs = (text(90, 3), text(90, 4))
+        settings = CrossLingualSettings(batch_size=4, objective="clm", group_by_size=grouped)
+        batches = CrossLingualBatches({}, {("en", "fr"): pairs}, None, settings)
+        turns, spread = [], []
+        for turn in range(2):
+            found = [batches.batch(23 * turn + number) for number in range(23)]
+            rows = [frozenset(row[row != PAD].tobytes() for row in batch["input_ids"]) for batch in found]
+            assert sum(map(len, rows)) == len(frozenset.union(*rows)) == 90
+            spread += [np.ptp(batch["attention_mask"].sum(-1)) for batch in found]
+            turns.append((rows, frozenset.union(*rows)))
+        assert turns[0][1] == turns[1][1]
+        assert not set(turns[0][0]) & set(turns[1][0]) or grouped
+        assert turns[0][0] != turns[1][0]
+        assert (np.mean(spread) < 1) == grouped
+
+    def test_threads_get_the_same_batches(self) -> None:
+        alone, shared = self.made(), self.made()
+        numbers = [2000, 0, 3000, 1, 1023, 5000, 900, 64]
+        with ThreadPoolExecutor(8) as pool:
+            found = list(pool.map(shared.batch, numbers))
+        for number, batch in zip(numbers, found, strict=True):
+            for name, array in alone.batch(number).items():
+                np.testing.assert_array_equal(batch[name], array)
 
     def test_a_text_is_read_whole_before_any_of_it_again(self) -> None:
         batches = CrossLingualBatches({"en": self.TEXTS["en"]}, {}, None, CrossLingualSettings(4, 16, objective="clm"))

@@ -112,6 +112,11 @@ class TestCalls:
         assert letters.encode([A, A + 5]) == [2, A, A + 5, 3]
         assert letters.prepare_for_model([A], [A])["input_ids"] == [2, A, 3, A, 3]
 
+    def test_a_side_set_later(self, letters: Letters) -> None:
+        letters.padding_side = "middle"
+        with pytest.raises(TokenizerError, match=r"^Letters: padding_side must be 'left' or 'right', got 'middle'$"):
+            letters(["abc", "d"], padding=True)
+
     @pytest.mark.parametrize("side", ["left", "right"])
     def test_padding(self, letters: Letters, side: str) -> None:
         letters.padding_side = side

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
-from xlcore import FAMILIES, ConfigError, XLMConfig
+from xlcore import FAMILIES, Config, ConfigError, XLMConfig
 from xlcore.families.xlm import EXAMPLES, RELEASED, ties
 from xlcore.maps import HF
 from xlcore.params import SINUSOID, ZEROS, Init, normal, sinusoid, uniform
@@ -247,7 +247,7 @@ def test_clusters_under_their_known_names():
 def test_the_examples_use_every_key_that_changes_what_is_computed():
     used = {key for keys in EXAMPLES.values() for key in keys}
     unused = {key for key in XLMConfig.fields if key not in used}
-    shared = set(vars(XLMConfig.__mro__[1]))
+    shared = set(vars(Config))
     without = {"dropout", "attention_dropout", "embed_init_std", "init_std", "init", "layer_norm_eps", "unk_index"}
     without |= {"mask_index", "mask_token_id", "lang_id", "summary_use_proj", "summary_proj_to_labels"}
     without |= {"summary_first_dropout", "summary_last_dropout", "bos_token_id", "eos_token_id"}

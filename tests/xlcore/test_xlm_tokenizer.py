@@ -1,8 +1,10 @@
 """The XLM tokenizer against transformers 5.23.0 (golden and live), fastBPE's own pieces, and what neither offers."""
 
 import json
+import os
 import pickle
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -297,3 +299,65 @@ class TestFolders:
         tokenizer.sep_token = None
         with pytest.raises(TokenizerError, match="sep_token must be set to build inputs, got none"):
             tokenizer.encode("a")
+
+
+class TestReports:
+    """What users reported, by its number in the collection; M1 to M6 are the models'."""
+
+    def test_m7_what_one_language_needs_is_asked_for_there_only(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """English needs no library; each other language names its own."""
+        for name in ("sacremoses", "sacremoses.corpus", "jieba", "Mykytea", "pythainlp", "pythainlp.tokenize"):
+            monkeypatch.setitem(sys.modules, name, None)
+        tokenizer = XLMTokenizer(**FILES, do_lowercase_and_remove_accent=False)
+        assert words(tokenizer, "Țara, Dr. Smith's.") == "Țara , Dr. Smith 's ."
+        for lang in ("zh", "ja", "th", "de", "ro"):
+            with pytest.raises(TokenizerError, match=f"lang '{lang}' must have"):
+                tokenizer.tokenize("Țara", lang=lang)
+
+    def test_m7_romanian_letters_are_replaced_in_romanian_alone(self) -> None:
+        pytest.importorskip("sacremoses")
+        tokenizer = XLMTokenizer(**FILES, do_lowercase_and_remove_accent=False)
+        assert words(tokenizer, "Țara și câinele", lang="ro") == "Tara si cainele"
+        assert words(tokenizer, "Țara și câinele", lang="fr") == "Țara și câinele"
+
+    def test_m8_the_locale_changes_nothing(self) -> None:
+        """Files and text are read as UTF-8 where the system says ASCII."""
+        code = (
+            "import sys; from xlcore.tokenizers import XLMTokenizer; "
+            "print(*XLMTokenizer(*sys.argv[1:3]).encode('caf\\u00e9 \\u4f60\\u597d \\u00ab\\u00fcber\\u00bb'))"
+        )
+        told = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONPATH": str(GOLDEN.parents[3])}
+        arguments = [sys.executable, "-W", "error", "-c", code, *map(str, FILES.values())]
+        done = subprocess.run(arguments, env=os.environ | told, capture_output=True, text=True, check=True)
+        assert [int(index) for index in done.stdout.split()] == XLMTokenizer(**FILES).encode("café 你好 «über»")
+
+    def test_m9_no_file_and_no_pickle_holds_a_segmenter(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """What is saved is text; what another process gets finds its libraries by itself."""
+
+        class Thai:  # as a library that moved its functions since
+            @staticmethod
+            def word_tokenize(text: str) -> list[str]:
+                return [text[:2], text[2:]]
+
+        monkeypatch.setitem(sys.modules, "pythainlp.tokenize", Thai)
+        tokenizer = XLMTokenizer(**FILES)
+        expected = tokenizer.tokenize("thecat", lang="th")
+        tokenizer.save_pretrained(tmp_path)
+        for file in tmp_path.iterdir():
+            assert b"pythainlp" not in file.read_bytes()
+            assert file.suffix in (".json", ".txt")
+        content = pickle.dumps(tokenizer)
+        assert b"pythainlp" not in content
+        for other in (pickle.loads(content), XLMTokenizer.from_pretrained(tmp_path)):
+            assert other.tokenize("thecat", lang="th") == expected
+
+    def test_m10_a_word_is_worked_out_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Others do it at every occurrence of a short one, and look through all pairs at every merge of a long one."""
+        worked_out: list[str] = []
+        join = BytePairs.__call__
+        monkeypatch.setattr(BytePairs, "__call__", lambda pairs, word: worked_out.append(word) or join(pairs, word))
+        tokenizer = XLMTokenizer(**FILES)
+        first = tokenizer.tokenize("The cat saw a cat, the CAT.")
+        assert worked_out == ["the", "cat", "saw", "a", ",", "the", "cat", "."]
+        assert tokenizer.tokenize("The cat saw a cat, the CAT.") == first
+        assert len(worked_out) == 8

@@ -1,8 +1,12 @@
 """What a model keeps of a text, to read on without reading it again."""
 
+from collections.abc import Sequence
 from typing import Any
 
+from keras import ops
+
 from xlcore.errors import ConfigError, ShapeError
+from xlcore.heads import require_decoder, require_past
 
 
 class KeyValueCache:
@@ -24,19 +28,62 @@ class KeyValueCache:
         """Return the keys and values of a layer; None if nothing has been read."""
         return self.layers[number] if self.length else None
 
-    def require(self, where: str, config: Any, count: int) -> None:
-        """Refuse texts of that many positions which cannot be read on.
+    def require(self, where: str, config: Any, keep: Any, source: Any) -> None:
+        """Refuse texts that cannot be read on, keep [B, S], beside what is read of an encoder.
 
         Raises:
-            ConfigError, ShapeError: if the model is not causal, or nothing is new.
+            ConfigError: if the model is not causal, or reads an encoder now and has not before, or the other way round.
+            ShapeError: if nothing is new, or there are not as many texts as before.
         """
+        rows, count = keep.shape
         if not config.causal:
             raise ConfigError(f"{where}: causal must be true to read on from a cache, got false")
         if count <= self.length:
             raise ShapeError(
                 f"{where}: texts must be longer than the {self.length} positions in the cache, got {count}"
             )
+        before = self.layers[0] if self.layers else ()
+        if before and rows != before[0].shape[0]:
+            raise ShapeError(f"{where}: texts must be the {before[0].shape[0]} in the cache, got {rows}")
+        if before and (len(before) > 2) != (source is not None):
+            got = "none in this one" if source is None else "some in this one only"
+            raise ConfigError(f"{where}: src_enc must be given in every call with one cache, or in none, got {got}")
 
     def keep(self, layers: list[tuple[Any, ...]], length: int) -> None:
         """Hold the keys and values of all layers, now that `length` positions have been read."""
         self.layers, self.length = layers, length
+
+
+Past = KeyValueCache | Sequence[Sequence[Any]] | None
+
+
+def past_layers(where: str, config: Any, past: Past) -> tuple[list[tuple[Any, ...]], Any]:
+    """Return keys and values [B, S, N, H] of each layer of what has been read, none of nothing, and how many words.
+
+    Args:
+        past: a cache, or for each layer keys and values as other implementations have them, [B, N, S, H].
+
+    Raises:
+        ConfigError, ShapeError: where no decoder reads on, or for what none has returned.
+    """
+    if past is None:
+        return [], 0
+    require_decoder(where, config)
+    if isinstance(past, KeyValueCache):
+        return past.layers, past.length
+    require_past(where, config, past)
+    layers = [tuple(_turned(each) for each in layer) for layer in past]
+    return layers, ops.shape(layers[0][0])[1] if layers else 0
+
+
+def grown(past: Past, layers: list[tuple[Any, ...]], length: Any) -> Past:
+    """Return what has been read, now that it is that long, as it came: a cache, which grows in place, or tuples."""
+    if isinstance(past, KeyValueCache):
+        past.keep(layers, length)
+        return past
+    return tuple(tuple(_turned(each) for each in layer) for layer in layers)
+
+
+def _turned(values: Any) -> Any:
+    """Turn [B, N, S, H] into [B, S, N, H], or back."""
+    return ops.transpose(values, (0, 2, 1, 3))

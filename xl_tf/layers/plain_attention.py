@@ -6,17 +6,25 @@ import keras
 from keras import ops
 
 from xl_tf.checks import require_ids
-from xl_tf.layers.attention import attend
-from xl_tf.layers.basic import linear
+from xl_tf.layers.attention import attend, relative_shift
+from xl_tf.layers.basic import linear, parameter
 from xlcore.errors import ConfigError
-from xlcore.heads import SOURCE
+from xlcore.heads import ENCODED, SOURCE
+
+
+class Seen(NamedTuple):
+    """Which keys [S] queries see: every query at least one."""
+
+    visible: Any  # [T, S] or [B, 1, 1 or T, S], true for those that are seen; None if all are
+    sees: Any = None  # [B, 1 or T, 1, 1], zero for a query to which a mask leaves no key; None if each has some
 
 
 class Source(NamedTuple):
     """What a decoder reads of an encoder."""
 
-    states: Any  # [B, M, D]
-    visible: Any  # [B, 1, 1, M], true for those that count; None if all do
+    states: Any  # [B, M, D]; None if keys and values of them are known
+    visible: Any  # [B, 1, 1 or T, M], true for those that count; None if all do
+    sees: Any = None  # as in `Seen`
 
 
 class PlainAttention(keras.Layer):
@@ -24,12 +32,15 @@ class PlainAttention(keras.Layer):
 
     Args:
         kept: the heads that there are, by the numbers that they had at first.
+        distances: scores keys by how far they stand behind their query, too; None if nothing does.
     """
 
-    def __init__(self, config: Any, kept: list[int], *, dtype: Any = None) -> None:
+    def __init__(
+        self, config: Any, kept: list[int], distances: "DistanceScores | None" = None, *, dtype: Any = None
+    ) -> None:
         super().__init__(dtype=dtype)
         D, N, H = config.hidden_size, len(kept), config.head_dim
-        self.heads, self.kept = (N, H), kept
+        self.heads, self.kept, self.distances = (N, H), kept, distances
         self.dropout = keras.layers.Dropout(config.attention_dropout, dtype=dtype)
         self.query = linear(D, N * H, dtype=dtype)
         self.key = linear(D, N * H, dtype=dtype)
@@ -42,12 +53,26 @@ class PlainAttention(keras.Layer):
         return _by_heads(self.key(context), self.heads), _by_heads(self.value(context), self.heads)
 
     def call(
-        self, hidden: Any, key: Any, value: Any, visible: Any, head_mask: Any, need_probabilities: bool
+        self,
+        hidden: Any,
+        key: Any,
+        value: Any,
+        visible: Any,
+        head_mask: Any,
+        need_probabilities: bool,
+        sees: Any = None,
     ) -> tuple[Any, Any]:
-        """Attend from hidden [B, T, D] to keys and values; head_mask [N] counts the heads that were there at first."""
+        """Attend from hidden [B, T, D] to keys and values.
+
+        Args:
+            visible, sees: as in `Seen`; a query that sees nothing attends to all keys alike.
+            head_mask: [N], counts the heads that were there at first.
+        """
         query = _by_heads(self.query(hidden), self.heads)  # [B, T, N, H]
+        query = query if sees is None else query * sees
         head_mask = None if head_mask is None else ops.take(head_mask, self.kept)
-        attended, probabilities = attend(query, key, value, None, visible, self.dropout, head_mask, need_probabilities)
+        bias = None if self.distances is None else self.distances(query, key, sees)
+        attended, probabilities = attend(query, key, value, bias, visible, self.dropout, head_mask, need_probabilities)
         return self.out(attended), probabilities
 
     def bring_forward(self, kept: list[int]) -> None:
@@ -67,6 +92,42 @@ def _by_heads(values: Any, heads: tuple[int, int]) -> Any:
     return ops.reshape(values, (B, T, *heads))
 
 
+class DistanceScores(keras.Layer):
+    """Scores of keys by how far they stand behind their query, a vector for each distance.
+
+    score(t, s) = query_t . distance_{t-s} (Shaw et al., 2018, section 3.2), and of keys, too, + key_s . distance_{t-s}
+    (Huang et al., 2020, section 3.2).
+
+    Args:
+        reach: distances lie between -reach and reach. size: H. of_keys: whether keys are scored, too.
+    """
+
+    def __init__(self, reach: int, size: int, of_keys: bool, *, dtype: Any = None) -> None:
+        super().__init__(dtype=dtype)
+        self.reach, self.of_keys = reach, of_keys
+        self.weight = parameter(self, "weight", 2 * reach - 1, size)
+        self.built = True
+
+    def call(self, query: Any, key: Any, sees: Any = None) -> Any:
+        """Score keys [B, S, N, H] for queries [B, T, N, H], which are the last ones, as [B, N, T, S].
+
+        A query that sees nothing, [B, 1 or T, 1, 1], is zero and has scores of zero.
+        """
+        T, S = ops.shape(query)[1], ops.shape(key)[1]
+        falling = self._rows(ops.arange(S, -T, -1))  # [S + T, H]
+        scores = relative_shift(ops.einsum("btnh,rh->bntr", query, falling))[..., :S]
+        if not self.of_keys:
+            return scores
+        rising = self._rows(ops.arange(-T, S))
+        by_key = relative_shift(ops.einsum("bsnh,rh->bnsr", key, rising))[..., :T]
+        by_key = ops.transpose(by_key, (0, 1, 3, 2))  # [B, N, T, S]
+        return scores + (by_key if sees is None else by_key * ops.transpose(sees, (0, 2, 1, 3)))
+
+    def _rows(self, distances: Any) -> Any:
+        """Return the vectors of distances; the shift never reads the first, which may lie out of reach."""
+        return ops.take(self.weight, ops.clip(distances + (self.reach - 1), 0, 2 * self.reach - 2), axis=0)
+
+
 # --------------------------------------------------------------------------------------------------- who sees what
 
 
@@ -83,6 +144,33 @@ def kept_positions(config: Any, input_ids: Any, inputs_embeds: Any, attention_ma
     return ops.arange(S) < ops.cast(lengths, "int32")[:, None]
 
 
+def seen_before(read: Any, count: Any) -> Any:
+    """Return which of that many keys each query from `read` on comes behind, or is: [T, S]."""
+    keys = ops.arange(count)
+    return keys[read:, None] >= keys
+
+
+def keys_by_mask(attention_mask: Any, causal: bool, read: Any, hidden: Any) -> Seen:
+    """Return which keys [S] the queries of hidden [B, T, D] see, behind `read` others.
+
+    A mask [B, S] hides keys from all queries, beside what `causal` hides; one [B, T, S] says all.
+    """
+    if attention_mask is not None and len(attention_mask.shape) == 3:
+        return _seeing(ops.not_equal(attention_mask, 0)[:, None], hidden)
+    unpadded = None if attention_mask is None else ops.not_equal(attention_mask, 0)[:, None, None]  # [B, 1, 1, S]
+    if not causal or hidden.shape[1] == 1:
+        return Seen(None) if unpadded is None else _seeing(unpadded, hidden)
+    behind = seen_before(read, read + ops.shape(hidden)[1])
+    return Seen(behind) if unpadded is None else _seeing(ops.logical_and(behind, unpadded), hidden)
+
+
+def _seeing(visible: Any, hidden: Any) -> Seen:
+    """Return which keys are seen, [B, 1, 1 or T, S], all of them where none is, and which queries see some."""
+    some = ops.any(visible, axis=-1, keepdims=True)
+    sees = ops.cast(ops.transpose(some, (0, 2, 1, 3)), hidden.dtype)  # [B, 1 or T, 1, 1]
+    return Seen(ops.logical_or(visible, ops.logical_not(some)), sees)
+
+
 def visible_keys(config: Any, keep: Any, read: int) -> Any:
     """Return which keys [S] each query from `read` on sees, [T, S] or [B, 1, 1 or T, S]; None if it sees all.
 
@@ -91,11 +179,36 @@ def visible_keys(config: Any, keep: Any, read: int) -> Any:
     unpadded = ops.not_equal(keep, 0)[:, None, None]  # [B, 1, 1, S]
     if not config.causal:
         return unpadded
-    keys = ops.arange(ops.shape(keep)[1])
-    behind = keys[read:, None] >= keys  # [T, S]
+    behind = seen_before(read, ops.shape(keep)[1])
     if config.hide_padding:
         return ops.logical_and(behind, unpadded)
     return None if behind.shape[0] == 1 else behind
+
+
+def encoded_source(
+    where: str, config: Any, hidden: Any, states: Any, mask: Any, pasts: list[tuple[Any, ...]]
+) -> Source | None:
+    """Return what layers read of an encoder for hidden [B, T, D]: its states, or what was kept of them before.
+
+    Raises:
+        ConfigError, ShapeError: where there is nothing to read, or nothing that reads it, or for other shapes.
+    """
+    kept = bool(pasts) and len(pasts[0]) > 2
+    if states is None and not kept:
+        if mask is not None:
+            raise ConfigError(f"{where}: encoder_hidden_states must be given with encoder_attention_mask, got none")
+        return None
+    for key in ("is_decoder", "add_cross_attention"):
+        if not getattr(config, key):
+            raise ConfigError(f"{where}: {key} must be true to read encoder_hidden_states, got false")
+    sizes = dict(zip("BTD", hidden.shape, strict=True)) | ({"M": pasts[0][2].shape[1]} if kept else {})
+    given = {"encoder_hidden_states": states, "encoder_attention_mask": mask}
+    ENCODED.check(where, sizes, given)
+    if mask is None:
+        return Source(states, None)
+    visible = ops.not_equal(mask, 0)
+    visible = visible[:, None] if len(mask.shape) == 3 else visible[:, None, None]
+    return Source(states, *_seeing(visible, hidden))
 
 
 def source_of(where: str, config: Any, rows: Any, src_enc: Any, src_len: Any) -> Source | None:

@@ -51,7 +51,7 @@ class WordScores(keras.Layer):
 
     def call(self, hidden: Any) -> Any:
         """Score [..., D] as [..., V]."""
-        return ops.matmul(hidden, ops.transpose(self.weight)) + self.bias
+        return ops.einsum("...d,vd->...v", hidden, self.weight) + self.bias
 
     def mean_loss(self, where: str, hidden: Any, labels: Any) -> Any:
         """Return the mean loss of words: hidden [..., D], labels [...]; see `word_loss`."""

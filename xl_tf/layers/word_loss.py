@@ -9,7 +9,7 @@ from xl_tf.checks import require_labels
 from xl_tf.losses import inside, mean_over, told
 from xl_tf.ops import pick, precise, softmax
 
-ENTRIES = 1 << 25  # how many scores exist at once
+ENTRIES = 1 << 24  # how many scores exist at once
 
 
 def word_loss(where: str, hidden: Any, labels: Any, weight: Any, bias: Any) -> Any:
@@ -77,7 +77,7 @@ def _gradients(upstream: Any, hidden: Any, labels: Any, weight: Any, bias: Any) 
         by_bias = by_bias + ops.sum(shares, axis=0)
         shares = ops.cast(shares, weight.dtype)
         by_hidden = ops.slice_update(by_hidden, (start, 0), ops.matmul(shares, weight))
-        by_weight = by_weight + ops.cast(ops.matmul(ops.transpose(shares), states), kind)
+        by_weight = by_weight + ops.cast(ops.einsum("cv,cd->vd", shares, states), kind)
         return by_hidden, by_weight, by_bias
 
     order, size = _order(labels, weight)
@@ -88,7 +88,7 @@ def _gradients(upstream: Any, hidden: Any, labels: Any, weight: Any, bias: Any) 
 
 
 def _scores(hidden: Any, weight: Any, bias: Any) -> Any:
-    return ops.matmul(hidden, ops.transpose(weight)) + bias
+    return ops.einsum("cd,vd->cv", hidden, weight) + bias
 
 
 def _order(labels: Any, weight: Any) -> tuple[Any, int]:
@@ -111,10 +111,17 @@ def _over_chunks(
 
     def body(start: Any, *state: Any) -> tuple[Any, ...]:
         rows = ops.slice(order, (start,), (size,))
-        return start + size, *step(start, rows, start + ops.arange(size, dtype="int32") < count, state)
+        state = step(start, rows, start + ops.arange(size, dtype="int32") < count, state)
+        return start + size + _none_of(state), *state
 
     found = ops.while_loop(lambda start, *state: start < count, body, (ops.cast(0, "int32"), *state))
     return tuple(found[1:])
+
+
+def _none_of(state: tuple[Any, ...]) -> Any:
+    """Return zero, but not before the state is there: TensorFlow would compute, and hold, several chunks at once."""
+    firsts = [ops.ravel(each)[0] for each in state]
+    return sum(ops.cast(first < first, "int32") for first in firsts)
 
 
 def _back(values: Any, order: Any, size: int) -> Any:

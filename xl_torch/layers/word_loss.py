@@ -9,7 +9,7 @@ from torch import Tensor
 from xl_torch.checks import require_labels
 from xl_torch.losses import inside, mean_over, told
 
-ENTRIES = 1 << 25  # how many scores exist at once
+ENTRIES = 1 << 24  # how many scores exist at once
 
 
 def word_loss(where: str, hidden: Tensor, labels: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

@@ -7,10 +7,11 @@ from xlcore.config import Config
 from xlcore.errors import ConfigError, did_you_mean
 from xlcore.families.transfo_xl import TRANSFO_XL
 from xlcore.families.xlm import XLM
+from xlcore.families.xlm_roberta_xl import XLM_ROBERTA_XL
 from xlcore.families.xlnet import XLNET
 from xlcore.heads import Family, Head
 
-FAMILIES: dict[str, Family] = {family.config.model_type: family for family in (TRANSFO_XL, XLNET, XLM)}
+FAMILIES: dict[str, Family] = {family.config.model_type: family for family in (TRANSFO_XL, XLNET, XLM, XLM_ROBERTA_XL)}
 
 
 def family_of(config: Config) -> Family:

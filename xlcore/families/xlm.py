@@ -12,11 +12,12 @@ from typing import Any, ClassVar, Self
 from xlcore import config as rules
 from xlcore.activations import ACTIVATIONS
 from xlcore.adaptive import bins
-from xlcore.config import Config, Unfit, at_least, boolean, field, one_of, optional, positive, probability, real, whole
+from xlcore.config import Unfit, at_least, boolean, field, one_of, optional, positive, probability, real, whole
 from xlcore.errors import ConfigError
 from xlcore.heads import Family, Head, beam_params, no_params, summary_params
 from xlcore.outputs import ModelOutput
 from xlcore.params import SINUSOID, ZEROS, Init, Param, Params, layer_norm, linear, normal, uniform, within
+from xlcore.pruning import PrunableConfig, heads_by_layer
 from xlcore.shapes import Array, Contract
 
 # What config.json files of converted originals carry of their training: kept, without effect.
@@ -36,11 +37,6 @@ TRAINING = frozenset(
 )
 
 
-def _ids(value: Any) -> Any:
-    """Take an id, or a list of several."""
-    return rules.list_of(whole)(value) if isinstance(value, list | tuple) else whole(value)
-
-
 def _cutoffs(value: Any) -> list[int]:
     """Take a list of ids, also as the authors' command line has it: `"8000,20000"`."""
     try:
@@ -50,15 +46,7 @@ def _cutoffs(value: Any) -> list[int]:
     return list(rules.list_of(positive)(entries))
 
 
-def _heads(value: Any) -> dict[int, list[int]]:
-    """Take lists of heads by layer; JSON has the layers as strings."""
-    if not isinstance(value, Mapping) or not all(str(key).isdecimal() for key in value):
-        raise Unfit("map numbers of layers to lists of heads")
-    found = {int(layer): sorted(set(rules.list_of(at_least(0))(heads))) for layer, heads in value.items()}
-    return {layer: heads for layer, heads in sorted(found.items()) if heads}
-
-
-class XLMConfig(Config):
+class XLMConfig(PrunableConfig):
     """Everything that makes one XLM differ from another.
 
     Args:
@@ -130,7 +118,7 @@ class XLMConfig(Config):
     layer_norm_eps: float = field(1e-12, real(0.0))
     pad_token_id: int | None = field(2, optional(at_least(0)))
     bos_token_id: int | None = field(0, optional(whole))
-    eos_token_id: int | list[int] | None = field(1, optional(_ids))  # type: ignore[assignment]
+    eos_token_id: int | list[int] | None = field(1, optional(rules.one_or_several(whole)))  # type: ignore[assignment]
     unk_index: int = field(3, whole)
     mask_index: int = field(5, whole)
     mask_token_id: int | None = field(0, optional(whole))
@@ -144,7 +132,7 @@ class XLMConfig(Config):
     summary_last_dropout: float = field(0.0, probability)
     start_n_top: int = field(5, positive)
     end_n_top: int = field(5, positive)
-    pruned_heads: dict[int, list[int]] = field({}, _heads)
+    pruned_heads: dict[int, list[int]] = field({}, heads_by_layer)
 
     @property
     def head_dim(self) -> int:
@@ -166,19 +154,9 @@ class XLMConfig(Config):
         """Whether there are embeddings of languages."""
         return self.n_langs > 1 and self.use_lang_emb
 
-    def kept_heads(self, layer: int) -> list[int]:
-        """Return the heads that a layer has, by the numbers that they had before any was taken out."""
-        return [head for head in range(self.n_heads) if head not in self.pruned_heads.get(layer, ())]
-
-    def without_heads(self, heads: Mapping[int, Any]) -> Self:
-        """Return a config with further heads taken out: layer -> heads, by the numbers that they had at first."""
-        layers = {*self.pruned_heads, *heads}
-        together = {layer: [*self.pruned_heads.get(layer, ()), *heads.get(layer, ())] for layer in layers}
-        return self.copy(pruned_heads=together)
-
     def check(self, values: dict[str, Any]) -> None:
         """Hold the values that depend on each other against each other."""
-        heads, layers = values["n_heads"], values["n_layers"]
+        heads = values["n_heads"]
         self.require(values["emb_dim"] % heads == 0, "emb_dim", f"be a multiple of n_heads={heads}", values["emb_dim"])
         pad, size = values["pad_token_id"], values["vocab_size"]
         self.require(pad is None or pad < size, "pad_token_id", f"lie in the vocabulary of {size}", pad)
@@ -192,10 +170,7 @@ class XLMConfig(Config):
             divisor, what = values["asm_div_value"], "be above 1 with asm, and leave the last cluster a width"
             narrow = (divisor or 0) > 1 and bins(size, values["emb_dim"], cutoffs, divisor)[-1][2] > 0
             self.require(narrow, "asm_div_value", what, divisor)
-        for layer, pruned in values["pruned_heads"].items():
-            self.require(layer < layers, "pruned_heads", f"name layers below {layers}", layer)
-            some = max(pruned) < heads and len(pruned) < heads
-            self.require(some, f"pruned_heads[{layer}]", f"name some of the {heads} heads, not all", pruned)
+        self.check_heads(values, values["n_layers"], heads)
 
     def to_dict(self) -> dict[str, Any]:
         """Return every key as JSON can hold it; ids under their older names, too, which transformers 4 reads."""

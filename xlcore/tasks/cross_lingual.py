@@ -7,6 +7,7 @@ gives its scores, nothing is shifted; -100 is ignored.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -25,6 +26,8 @@ from xlcore.tasks.parallel_text import (
 )
 
 Generator = np.random.Generator
+MOST_A_ROUND = 5  # batches of single languages, and of pairs, in one round
+ROUNDS = 256  # are drawn at once
 
 
 @dataclass(frozen=True)
@@ -135,7 +138,7 @@ def add_noise(
     return batch_sentences(noisy)
 
 
-def language_shares(sizes: Mapping[str, int], factor: float = 0.7) -> dict[str, float]:
+def language_shares(sizes: Mapping[Any, int], factor: float = 0.7) -> dict[Any, float]:
     """Return how often each language is drawn: its share of all sentences to the power of `factor`; -1 for evenly."""
     total = sum(sizes.values())
     weights = {name: 1.0 if factor == -1 else (size / total) ** factor for name, size in sizes.items()}
@@ -150,6 +153,7 @@ class CrossLingualSettings:
         batch_size: B, rows of a stream, or pairs.
         length: T of a stream.
         max_len: pairs with a longer sentence are left out; 0 for no limit.
+        group_by_size: pairs of like length share a batch, which then has less padding.
         factor: see `language_shares`.
         seed: all that is random follows from it.
         objective: `"mlm"`, on pairs `"tlm"` by the same name, or `"clm"`, for models with `causal`.
@@ -158,6 +162,7 @@ class CrossLingualSettings:
     batch_size: int = 32
     length: int = 256
     max_len: int = 100
+    group_by_size: bool = True
     factor: float = 0.7
     seed: int = 0
     objective: str = "mlm"
@@ -171,7 +176,9 @@ class CrossLingualBatches:
     """Batches for training XLM on texts of several languages and on translations, without end.
 
     Batch n is the same whatever was asked for before: training goes on where it stopped by asking for the next one.
-    Each language's text, and each pair of languages, is read in a random order, all of it before any of it again.
+    Batches come in rounds, as the authors train: as many of single languages as there are, five at the most, then as
+    many of pairs, each time drawn by `language_shares`. Each language's text, and each pair of languages, is read in a
+    random order, all of it before any of it again.
 
     Args:
         texts: language -> its text. pairs: two languages -> sentences of the first and their translations.
@@ -191,32 +198,37 @@ class CrossLingualBatches:
         pairs: Mapping[tuple[str, str], tuple[Sentences, Sentences]],
         masking: Masking | None,
         settings: CrossLingualSettings,
+        **more: Any,
     ) -> None:
-        super().__init__()
+        super().__init__(**more)
         if (masking is None) != (settings.objective == "clm"):
             raise ConfigError(f"CrossLingualBatches: masking must be given for 'mlm' only, got {masking}")
         names = {*texts, *(name for pair in pairs for name in pair)}
         if not names:
             raise ConfigError("CrossLingualBatches: texts or pairs must hold a text, got none")
         self.languages = {name: number for number, name in enumerate(sorted(names))}
-        self.masking, self.settings = masking, settings
+        self.masking, self.settings, self._has_pairs = masking, settings, bool(pairs)
         self._sources: list[tuple[tuple[str, str], _Stream | _Pairs]] = [
             *(((name, name), _Stream(text, settings)) for name, text in texts.items()),
             *((pair, _Pairs(pair, *both, settings)) for pair, both in pairs.items()),
         ]
-        sizes = {str(number): source.sentences for number, (_, source) in enumerate(self._sources)}
-        self._shares = list(language_shares(sizes, settings.factor).values())
-        self._drawn: list[int] = []
+        counts = [source.sentences for _, source in self._sources]
+        kinds = range(len(texts)), range(len(texts), len(counts))  # each is drawn from by itself
+        self._shares = [
+            language_shares({number: counts[number] for number in kind}, settings.factor) for kind in kinds if kind
+        ]
+        self._drawn = np.zeros(0, "int64")
+        self._arranged: dict[int, tuple[int, list[Array]]] = {}
 
     def batch(self, number: int) -> dict[str, Array]:
         """Return batch `number`: input_ids, labels, attention_mask, langs and position_ids, all [B, T]."""
-        which = self._which(number)
+        drawn = self._sources_until(number)
+        which = int(drawn[number])
         names, source = self._sources[which]
-        earlier = self._drawn[:number].count(which)
+        earlier = int(np.count_nonzero(drawn[:number] == which))
         rng = np.random.default_rng([self.settings.seed, 2, number])
         turn, place = divmod(earlier, source.count)
-        order = np.random.default_rng([self.settings.seed, 1, which, turn]).permutation(source.count)
-        found = source.batch(int(order[place]), (self.languages[names[0]], self.languages[names[1]]))
+        found = source.batch(self._order(which, turn)[place], (self.languages[names[0]], self.languages[names[1]]))
         ids, lengths = found.pop("input_ids"), found.pop("lengths")
         if self.masking is None:
             inputs, labels = ids, causal_labels(ids, lengths)
@@ -225,12 +237,47 @@ class CrossLingualBatches:
         mask = (np.arange(ids.shape[1]) < lengths[:, None]).astype("int64")
         return {"input_ids": inputs, "labels": labels, "attention_mask": mask, **found}
 
-    def _which(self, number: int) -> int:
-        """Return which source a batch is from."""
-        while len(self._drawn) <= number:
-            block = np.random.default_rng([self.settings.seed, 0, len(self._drawn)])
-            self._drawn += block.choice(len(self._shares), size=1024, p=self._shares).tolist()
-        return self._drawn[number]
+    def unlike(self, number: int) -> dict[str, Array]:
+        """Return batch `number`, but the second with a position of padding more if it is as long as the first.
+
+        That changes nothing, and tells those who look at two batches that all may be of any length, as those of
+        translations are. Without translations all are of one length, and stay so.
+        """
+        batch = self.batch(number)
+        alike = self._has_pairs and number == 1 and batch["labels"].shape[1] == self.batch(0)["labels"].shape[1]
+        return _lengthened(batch) if alike else batch
+
+    def _sources_until(self, number: int) -> Array:
+        """Return which source each batch is from, up to this one at least."""
+        drawn = self._drawn
+        while len(drawn) <= number:
+            drawn = np.concatenate([drawn, self._rounds(np.random.default_rng([self.settings.seed, 0, len(drawn)]))])
+        self._drawn = drawn  # set as a whole: threads may ask at once
+        return drawn
+
+    def _rounds(self, rng: Generator) -> Array:
+        """Draw the sources of many rounds."""
+        drawn = []
+        for shares in self._shares:
+            size = (ROUNDS, min(MOST_A_ROUND, len(shares)))
+            drawn.append(rng.choice(list(shares), size, p=list(shares.values())))
+        return np.concatenate(drawn, axis=1).ravel()
+
+    def _order(self, which: int, turn: int) -> list[Array]:
+        """Return the batches of a source in the order of a turn, kept until the next one."""
+        kept = self._arranged.get(which)
+        if kept is None or kept[0] != turn:
+            rng = np.random.default_rng([self.settings.seed, 1, which, turn])
+            kept = self._arranged[which] = (turn, self._sources[which][1].arranged(rng))
+        return kept[1]
+
+
+def _lengthened(batch: Mapping[str, Array]) -> dict[str, Array]:
+    """Return a batch of `CrossLingualBatches` with one position of padding more, which changes nothing."""
+    last = {name: array[:, -1:] for name, array in batch.items()}  # languages and positions go on
+    last |= {"input_ids": np.full_like(last["input_ids"], PAD), "attention_mask": np.zeros_like(last["attention_mask"])}
+    last |= {"labels": np.full_like(last["labels"], IGNORED_LABEL)}
+    return {name: np.concatenate([array, last[name]], axis=1) for name, array in batch.items()}
 
 
 class _Stream:
@@ -240,8 +287,12 @@ class _Stream:
         self._batches = cut_stream(text.ids, settings.batch_size, settings.length)
         self.count, self.sentences = len(self._batches), len(text)
 
-    def batch(self, number: int, langs: tuple[int, int]) -> dict[str, Array]:
-        ids = self._batches[number]
+    def arranged(self, rng: Generator) -> list[Array]:
+        """Put the batches in a random order."""
+        return list(rng.permutation(self.count))
+
+    def batch(self, chosen: Array, langs: tuple[int, int]) -> dict[str, Array]:
+        ids = self._batches[chosen]
         positions = np.broadcast_to(np.arange(ids.shape[1]), ids.shape).copy()
         lengths = np.full(len(ids), ids.shape[1])
         return {"input_ids": ids, "lengths": lengths, "position_ids": positions, "langs": np.full_like(ids, langs[0])}
@@ -263,11 +314,18 @@ class _Pairs:
         self._kept = np.flatnonzero((sizes.min(-1) > 0) & (sizes.max(-1) <= most))
         if not len(self._kept):
             raise ConfigError(f"{where} must have a pair without an empty or too long side, got none")
-        self._sides, self._size = (first, second), settings.batch_size
-        self.sentences = len(self._kept)
-        self.count = -(-self.sentences // self._size)
+        self._sides, self._lengths = (first, second), sizes[self._kept].sum(-1)
+        self._grouped, self.sentences = settings.group_by_size, len(self._kept)
+        self.count = -(-self.sentences // settings.batch_size)
 
-    def batch(self, number: int, langs: tuple[int, int]) -> dict[str, Array]:
-        chosen = np.array_split(self._kept, self.count)[number]
+    def arranged(self, rng: Generator) -> list[Array]:
+        """Put the pairs into batches anew, those of like length together, and the batches in a random order."""
+        order = rng.permutation(self.sentences)
+        if self._grouped:
+            order = order[np.argsort(self._lengths[order], kind="stable")]
+        batches = np.array_split(self._kept[order], self.count)
+        return [batches[number] for number in rng.permutation(self.count)]
+
+    def batch(self, chosen: Array, langs: tuple[int, int]) -> dict[str, Array]:
         one, other = (batch_sentences([side[int(row)] for row in chosen]) for side in self._sides)
         return vars(join_pairs(one, other, langs, reset_positions=True)).copy()
