@@ -43,8 +43,8 @@ def entry_loss(where: str, logits: Tensor, labels: Tensor, what: str = "labels")
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32)).flatten(0, -2)
     labels = labels.long().flatten()
     counted = inside(labels, logits.shape[-1])
-    known = torch.where(counted, labels, IGNORED_LABEL)
-    losses = F.cross_entropy(logits, known, reduction="none", ignore_index=IGNORED_LABEL)
+    entries = torch.where(counted, labels, IGNORED_LABEL)
+    losses = F.cross_entropy(logits, entries, reduction="none", ignore_index=IGNORED_LABEL)
     return mean_over(told(losses, labels, counted), counted)
 
 
