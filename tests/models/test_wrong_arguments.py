@@ -106,7 +106,7 @@ def test_fewer_than_no_new_words(side):
         ({"pad_token_id": -100}, "pad_token_id must be at least 0, got -100"),
         ({"seed": -1}, "seed must be at least 0, got -1"),
         ({"temperature": float("nan")}, "temperature must be .*, got nan"),
-        ({"temperature": -1}, "temperature must be at least 0.0, got -1"),
+        ({"temperature": -1}, r"temperature must lie in \[0, inf\], got -1"),
         ({"use_mems": "no"}, "use_mems must be true or false, got 'no'"),
     ],
     ids=str,
@@ -122,7 +122,7 @@ def test_which_scores_are_kept(side):
     """A number of last positions, or positions; nothing else."""
     model, ids = side.model(XLNET["permutation_lm"]), {"input_ids": IDS}
     scores = side.run(model, ids)["logits"]
-    for chosen, wanted in ((2, scores[:, -2:]), (np.int64(1), scores[:, -1:]), (0, scores)):
+    for chosen, wanted in ((2, scores[:, -2:]), (1, scores[:, -1:]), (0, scores)):
         assert_close(side.run(model, {**ids, "logits_to_keep": chosen})["logits"], wanted, "equal")
     places = side.native(np.array([2, 0]))
     assert_close(side.numpy(side.call(model, {**ids, "logits_to_keep": places}).logits), scores[:, [2, 0]], "equal")
@@ -139,6 +139,7 @@ def test_memory_carried_for_a_model_without():
         model.fit({"input_ids": IDS, "labels": IDS}, callbacks=[carry], verbose=0)
 
 
+@pytest.mark.filterwarnings("ignore:Gradients do not exist")
 def test_metrics_without_a_loss():
     """The model's own loss takes labels by names of its own."""
     pytest.importorskip("tensorflow")
