@@ -35,7 +35,7 @@ docs: $(READY)  ## build the site into build/docs, warnings as errors
 
 parity: $(READY)  ## prove that both frameworks compute the same: every family, head, key and mode (report in parity_out/)
 	mkdir -p parity_out
-	$(BIN)/xlbridge parity --all --modes all --json parity_out/parity.json --junit parity_out/parity.xml \
+	$(BIN)/xlbridge parity --all --modes all --jobs 2 --json parity_out/parity.json --junit parity_out/parity.xml \
 		--html parity_out/parity.html
 
 parity-jax: $(JAX)  ## PyTorch beside Keras on JAX, on the CPU: one model of each family (report in parity_out/)

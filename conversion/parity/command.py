@@ -2,9 +2,11 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
+from queue import Queue
 from typing import Any
 
 from conversion.parity.compare import Options, Subject, compare, planned
@@ -14,6 +16,7 @@ from conversion.parity.sides import MODES, ROOMS, Side
 from conversion.parity.subjects import examples, heads_of, require_heads, subject_of
 from xlcore.errors import ParityError
 
+Asked = list[tuple[tuple[Subject, Subject], Options]]
 ABOUT = """
 Compute a model on two sides and compare: every parameter by name and shape; outputs, hidden states, attentions and
 losses in float64 (to 1e-9) and in lower precision (within the measured rounding floor); gradients; training; generated
@@ -55,6 +58,7 @@ def add_to(commands: Any) -> None:
     )
     parser.add_argument("--device", default="cpu", help="where both sides compute: cpu, cuda, cuda:1")
     parser.add_argument("--seeds", type=int, default=1, metavar="N", help="draws of inputs and weights (default 1)")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="with --all: models at a time (default 1)")
     parser.add_argument("--json", metavar="FILE", help="write the report as JSON")
     parser.add_argument("--junit", metavar="FILE", help="write it as JUnit XML, for CI")
     parser.add_argument("--html", metavar="FILE", help="write it as one HTML page with plots")
@@ -72,11 +76,9 @@ def _known(names: Any) -> str:
 def run(options: argparse.Namespace) -> int:
     """Do what the command line asks for; return its exit status."""
     asked = _asked(options)
-    with ExitStack() as stack:
-        first, second = (stack.enter_context(Side(name, options.device)) for name in options.frameworks)
-        steps = sum(planned(pair[0].config, wanted, options.frameworks) for pair, wanted in asked)
-        progress = stack.enter_context(Progress(steps))
-        reports = [compare(pair, (first, second), wanted, progress.advance) for pair, wanted in asked]
+    steps = sum(planned(pair[0].config, wanted, options.frameworks) for pair, wanted in asked)
+    with Progress(steps) as progress:
+        reports = _compared(asked, options, progress.advance)
     report = reports[0] if len(reports) == 1 else merged(reports)
     given = {"path": options.path, "against": options.against, "all": options.all, "first": options.first}
     report.options = {**report.options, **{name: value for name, value in given.items() if value}}
@@ -88,7 +90,27 @@ def run(options: argparse.Namespace) -> int:
     return 0 if report.passed else 1
 
 
-def _asked(options: argparse.Namespace) -> list[tuple[tuple[Subject, Subject], Options]]:
+def _compared(asked: Asked, options: argparse.Namespace, advance: Callable[[str], None]) -> list[Report]:
+    """Compare all pairs, as many at a time as asked for, each with processes that compute nothing else meanwhile."""
+    free: Queue[tuple[Side, Side]] = Queue()
+
+    def compared(one: tuple[tuple[Subject, Subject], Options]) -> Report:
+        sides = free.get()
+        try:
+            return compare(one[0], sides, one[1], advance)
+        finally:
+            free.put(sides)
+
+    with ExitStack() as stack:
+        pool = ThreadPoolExecutor(options.jobs)
+        stack.callback(pool.shutdown, cancel_futures=True)  # once the sides have ended, on whatever goes wrong
+        for _ in range(options.jobs):
+            first, second = (stack.enter_context(Side(name, options.device)) for name in options.frameworks)
+            free.put((first, second))
+        return list(pool.map(compared, asked))
+
+
+def _asked(options: argparse.Namespace) -> Asked:
     """Return the pairs of models to compare, each with how."""
     if bool(options.path) == options.all:
         raise ParityError(
@@ -101,8 +123,9 @@ def _asked(options: argparse.Namespace) -> list[tuple[tuple[Subject, Subject], O
     if len(options.frameworks) != 2:
         got = ",".join(options.frameworks)
         raise ParityError(f"parity: --frameworks must be two names, such as torch,tensorflow, got {got!r}")
-    if options.seeds < 1:
-        raise ParityError(f"parity: --seeds must be positive, got {options.seeds}")
+    for name in ("seeds", "jobs"):
+        if getattr(options, name) < 1:
+            raise ParityError(f"parity: --{name} must be positive, got {getattr(options, name)}")
     modes = tuple(dict.fromkeys(mode for name in options.frameworks for mode in MODES.get(name, ())))
     chosen = modes if "all" in options.modes else options.modes
     _require(chosen, modes, "--modes")
@@ -118,7 +141,7 @@ def _asked(options: argparse.Namespace) -> list[tuple[tuple[Subject, Subject], O
     return [((one, other), Options(heads, chosen, options.dtypes, options.seeds))]
 
 
-def _of_all(options: argparse.Namespace, modes: tuple[str, ...]) -> list[tuple[tuple[Subject, Subject], Options]]:
+def _of_all(options: argparse.Namespace, modes: tuple[str, ...]) -> Asked:
     """Return every example with itself; the first of each family in all modes, for compiling takes long."""
     asked, seen = [], set()
     for one in examples():

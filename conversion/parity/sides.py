@@ -62,6 +62,8 @@ class Side:
         Raises:
             ParityError: with what the side had to say, if it could not.
         """
+        if self._errors.closed:
+            raise ParityError(f"parity: {self.framework} must be asked before it ends, got a question after it")
         if self._process is None:
             self._process = self._started()
         with tempfile.TemporaryDirectory() as folder:

@@ -1,12 +1,13 @@
 """The command, the function and the fixture, as people use them."""
 
 import json
+from threading import Barrier
 from xml.etree import ElementTree
 
 import pytest
 
 from conversion.cli import main
-from conversion.parity import Options, Side, Subject, assert_parity, command, compare
+from conversion.parity import Options, Side, Subject, assert_parity, command, compare, subjects
 from conversion.parity.compare import planned
 from conversion.parity.results import Report
 from xlcore import FormatError, ParityError, TransfoXLConfig, XLMConfig, XLNetConfig
@@ -92,6 +93,7 @@ def test_the_differing_number_can_be_found(folders):
         (["{one}", "--dtypes", "int8"], "--dtypes must be among float32, bfloat16, float16, got 'int8'"),
         (["{one}", "--heads", "XLNetModel"], "--heads must be among TransfoXLModel"),
         (["{one}", "--seeds", "0"], "--seeds must be positive, got 0"),
+        (["--all", "--jobs", "0"], "--jobs must be positive, got 0"),
     ],
 )
 def test_errors_are_told_and_exit_with_2(folders, capsys, arguments, message):
@@ -178,6 +180,28 @@ def test_against_goes_with_a_path(capsys):
 def test_a_mode_that_neither_side_has_is_not_left_out():
     with pytest.raises(ParityError, match=r"modes of torch must be among eager, compile, got 'graph'"):
         assert_parity(CONFIG, frameworks=("torch", "torch"), modes=("eager", "graph"))
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_several_models_at_a_time(broken, monkeypatch):
+    """Each with sides of its own, reports in order; one that breaks ends the others."""
+    meeting, seen = Barrier(2, timeout=20), []
+
+    def compared(pair, sides, options, advance):
+        seen.append((pair[0].name, sides))
+        if len(seen) <= 2:
+            meeting.wait()
+        if broken and pair[0].name == seen[0][0]:
+            raise ParityError("parity: it must work, got nothing")
+        return Report(pair[0].name, pair[0].config.to_dict(), {}, {}, "")
+
+    order = []
+    monkeypatch.setattr(command, "compare", compared)
+    monkeypatch.setattr(command, "merged", lambda reports: order.extend(reports) or reports[0])
+    assert main(["parity", "--all", "--jobs", "2"]) == (2 if broken else 1)  # a report without a check is no proof
+    assert len({id(side) for _, sides in seen for side in sides}) == 4
+    if not broken:
+        assert [report.subject for report in order] == [one.name for one in subjects.examples()]
 
 
 def test_as_many_steps_are_planned_as_told():

@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Iterator
+from threading import Lock
 from types import TracebackType
 from typing import Any, Self
 
@@ -47,7 +48,7 @@ class Progress:
         self._bar: Any = tqdm(
             total=total, file=sys.stderr, disable=quiet, desc="parity", unit="step", leave=False, dynamic_ncols=True
         )
-        self._begun = False
+        self._begun, self._lock = False, Lock()
 
     def __enter__(self) -> Self:
         return self
@@ -59,12 +60,13 @@ class Progress:
 
     def advance(self, text: str = "") -> None:
         """Say which step begins now; the one before it is done. More steps than foreseen make the line longer."""
-        if self._begun:
-            if self._bar.total is not None:
-                self._bar.total = max(self._bar.total, self._bar.n + 2)
-            self._bar.update()
-        self._begun = True
-        self._bar.set_postfix_str(shortened(ascii_text(text), 48))
+        with self._lock:  # models compared at the same time tell of their steps as they come
+            if self._begun:
+                if self._bar.total is not None:
+                    self._bar.total = max(self._bar.total, self._bar.n + 2)
+                self._bar.update()
+            self._begun = True
+            self._bar.set_postfix_str(shortened(ascii_text(text), 48))
 
 
 def table(report: Report, colour: bool | None = None) -> str:
