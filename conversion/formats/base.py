@@ -57,12 +57,19 @@ class Reader(ABC):
     shared: Mapping[str, str] = {}
     aside: Mapping[str, Entry] = {}
     notes: tuple[str, ...] = ()
+    _tensors: Mapping[str, Any] = {}  # by name whatever a format keeps of where a tensor lies
 
     @abstractmethod
     def __init__(self, path: Path) -> None: ...
 
-    @abstractmethod
-    def __iter__(self) -> Iterator[str]: ...
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._tensors
+
+    def __len__(self) -> int:
+        return len(self._tensors)
 
     @abstractmethod
     def __getitem__(self, name: str) -> Entry: ...
@@ -70,12 +77,6 @@ class Reader(ABC):
     @abstractmethod
     def read(self, name: str) -> Tensor:
         """Read one tensor. What is returned holds no more memory than the tensor itself."""
-
-    def __contains__(self, name: object) -> bool:
-        return name in set(self)
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """HDF5 as transformers' TensorFlow side wrote it: `tf_model.h5`, whole or in shards; read without TensorFlow."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,32 +40,23 @@ class Reader(base.Reader):
     format = "hdf5"
 
     def __init__(self, path: Path) -> None:
-        self._datasets: dict[str, Dataset] = {}
+        self._tensors: dict[str, Dataset] = {}
         found, is_index = find(Path(path), WEIGHTS, SUFFIXES, SKIPPED)
         listed = dict(read_index(found)) if is_index else {found: []}
         self.files = (*([found] if is_index else []), *listed)
         layers: list[str] = []
         for file, listing in list_all([*listed]).items():
-            _take(self._datasets, listing.datasets, [_in_shard(name) for name in listed[file]], file)
+            _take(self._tensors, listing.datasets, [_in_shard(name) for name in listed[file]], file)
             self.extras = {**self.extras, **listing.attributes}
             layers += [layer for layer in listing.layers if layer not in listing.datasets]
         self.extras = {**self.extras, **({"layer_names": layers} if layers else {})}
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._datasets)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._datasets
-
-    def __len__(self) -> int:
-        return len(self._datasets)
-
     def __getitem__(self, name: str) -> Entry:
-        return self._datasets[name].entry
+        return self._tensors[name].entry
 
     def read(self, name: str) -> Tensor:
         """Read one tensor."""
-        return self._datasets[name].read()
+        return self._tensors[name].read()
 
 
 def _take(all_of: dict[str, Dataset], found: Mapping[str, Dataset], names: Sequence[str], file: Path) -> None:

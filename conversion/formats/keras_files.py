@@ -2,7 +2,7 @@
 
 import json
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,7 @@ class Reader(base.Reader):
         else:
             self.files = (file,)
             found = list_h5(file).datasets
-        self._datasets = {name: each for name, each in found.items() if not name.startswith(_ASIDE)}
+        self._tensors: dict[str, Dataset] = {name: each for name, each in found.items() if not name.startswith(_ASIDE)}
         self.aside = {name: each.entry for name, each in found.items() if name.startswith(_ASIDE)}
 
     def _open_archive(self, file: Path) -> dict[str, Dataset]:
@@ -65,21 +65,12 @@ class Reader(base.Reader):
             start, size = _stored(archive, file)
         return list_h5(file, start, size).datasets
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._datasets)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._datasets
-
-    def __len__(self) -> int:
-        return len(self._datasets)
-
     def __getitem__(self, name: str) -> Entry:
-        return self._datasets[name].entry
+        return self._tensors[name].entry
 
     def read(self, name: str) -> Tensor:
         """Read one variable."""
-        return self._datasets[name].read()
+        return self._tensors[name].read()
 
 
 def _begins_as_zip(file: Path) -> bool:

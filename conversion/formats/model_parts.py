@@ -5,7 +5,7 @@ whole and equal in all parts.
 """
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -84,7 +84,7 @@ class Reader(base.Reader):
         }
         self._width = next((first[name].shape[-1:] for name in first if _WIDTH.fullmatch(name)), ())
         self._axes = {name: self._axis_of(name) for name in first}
-        self._entries = {name: self._joined(name) for name in first}
+        self._tensors: dict[str, Entry] = {name: self._joined(name) for name in first}
         self.notes = (*first.notes, f"joined {len(files)} parts of one model")
 
     def _axis_of(self, name: str) -> int | None:
@@ -109,17 +109,8 @@ class Reader(base.Reader):
                 raise FormatError(f"{file}: {name!r} must fit that of the first part, {wanted}, got {got}")
         return Entry(name, tuple(shapes[0]), entries[0].dtype)
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._entries)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._entries
-
-    def __len__(self) -> int:
-        return len(self._entries)
-
     def __getitem__(self, name: str) -> Entry:
-        return self._entries[name]
+        return self._tensors[name]
 
     def read(self, name: str) -> Tensor:
         """Read one tensor, part after part.
@@ -127,7 +118,7 @@ class Reader(base.Reader):
         Raises:
             FormatError: if a tensor that each part has whole is not the same in all.
         """
-        axis, entry = self._axes[name], self._entries[name]
+        axis, entry = self._axes[name], self._tensors[name]
         if axis is None:
             return self._same(name)
         whole, start = np.empty(entry.shape, entry.dtype), 0

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +58,7 @@ class Reader(base.Reader):
 
     def __init__(self, path: Path) -> None:
         self._places: dict[str, tuple[Path, int]] = {}
-        self._entries: dict[str, Entry] = {}
+        self._tensors: dict[str, Entry] = {}
         found, is_index = find(Path(path), WEIGHTS, [".safetensors"])
         listed = dict(read_index(found)) if is_index else {found: []}
         self.files = (*([found] if is_index else []), *listed)
@@ -72,28 +72,19 @@ class Reader(base.Reader):
                 self._add(file, name, header[name], start)
 
     def _add(self, file: Path, name: str, told: Mapping[str, Any], start: int) -> None:
-        if name in self._entries:
+        if name in self._tensors:
             raise FormatError(f"{file}: {name!r} must lie in one file, got it in {self._places[name][0].name}, too")
         if told["dtype"] not in DTYPES:
             raise FormatError(f"{file}: {name!r} must have a dtype among {', '.join(DTYPES)}, got {told['dtype']}")
-        self._entries[name] = Entry(name, tuple(told["shape"]), DTYPES[told["dtype"]])
+        self._tensors[name] = Entry(name, tuple(told["shape"]), DTYPES[told["dtype"]])
         self._places[name] = file, start + told["data_offsets"][0]
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._entries)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._entries
-
-    def __len__(self) -> int:
-        return len(self._entries)
-
     def __getitem__(self, name: str) -> Entry:
-        return self._entries[name]
+        return self._tensors[name]
 
     def read(self, name: str) -> Tensor:
         """Read one tensor."""
-        entry = self._entries[name]
+        entry = self._tensors[name]
         return read_array(*self._places[name], entry.shape, entry.dtype)
 
 

@@ -6,7 +6,7 @@ A checkpoint is a prefix: `model.ckpt.index` is a table of what there is, `model
 
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import prod
@@ -165,25 +165,16 @@ class Reader(base.Reader):
         self._data = {shard: _data_of(prefix, shard, self._index.shards) for shard in used}
         self.files = (index, *self._data.values())
         self._check_places(str(index))
-        self._stored = {name: stored for name, stored in self._index.names.items() if stored.kind in DTYPES}
+        self._tensors = {name: stored for name, stored in self._index.names.items() if stored.kind in DTYPES}
         self.extras = self._read_others()
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._stored)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._stored
-
-    def __len__(self) -> int:
-        return len(self._stored)
-
     def __getitem__(self, name: str) -> Entry:
-        stored = self._stored[name]
+        stored = self._tensors[name]
         return Entry(name, stored.shape, DTYPES[stored.kind])
 
     def read(self, name: str) -> Tensor:
         """Read one variable, its slices put together, and check it against its checksum."""
-        stored = self._stored[name]
+        stored = self._tensors[name]
         dtype = DTYPES[stored.kind]
         if not stored.parts:
             return self._read(stored, dtype, name)
@@ -293,24 +284,24 @@ class Writer(base.Writer):
         self._others = dict(extras or {})
         records = [(name, _planned_other(name, other)) for name, other in self._others.items()]
         records += [(entry.name, _planned(entry)) for entry in entries]
-        self._stored = _dealt(sorted(records, key=lambda record: _key(record[0])), max_bytes)
-        if len(self._stored) < len(records):
+        self._tensors = _dealt(sorted(records, key=lambda record: _key(record[0])), max_bytes)
+        if len(self._tensors) < len(records):
             raise FormatError(
-                f"{self._prefix}: names must be different, got {len(records) - len(self._stored)} that stand twice"
+                f"{self._prefix}: names must be different, got {len(records) - len(self._tensors)} that stand twice"
             )
-        self._shards = 1 + max((stored.shard for stored in self._stored.values()), default=0)
+        self._shards = 1 + max((stored.shard for stored in self._tensors.values()), default=0)
         self.files = tuple(f"{self._prefix}.data-{shard:05d}-of-{self._shards:05d}" for shard in range(self._shards))
         self.places = {entry.name: self._place(entry.name) for entry in entries}
 
     def _place(self, name: str) -> Place:
-        stored = self._stored[name]
+        stored = self._tensors[name]
         return Place(self.files[stored.shard], stored.offset)
 
     def begin(self, folder: Path) -> None:
         """Make the data files; what is no array stands in them already."""
         pieces: dict[str, list[tuple[int, bytes]]] = {file: [] for file in self.files}
         sizes = dict.fromkeys(self.files, 0)
-        for name, stored in self._stored.items():
+        for name, stored in self._tensors.items():
             file = self.files[stored.shard]
             sizes[file] = stored.offset + stored.size
             if name in self._others:
@@ -321,7 +312,7 @@ class Writer(base.Writer):
     def end(self, folder: Path, sums: Mapping[str, int]) -> None:
         """Write the index, and the file that tells the prefix."""
         crcs = {name: other.crc for name, other in self._others.items()} | {n: masked(sums[n]) for n in self.places}
-        records = [(name, replace(stored, crc=crcs[name])) for name, stored in self._stored.items()]
+        records = [(name, replace(stored, crc=crcs[name])) for name, stored in self._tensors.items()]
         _index_of(folder / self._prefix).write_bytes(write_index(self._shards, records))
         state = f'model_checkpoint_path: "{self._prefix}"\nall_model_checkpoint_paths: "{self._prefix}"\n'
         (folder / STATE).write_text(state, encoding="utf-8")

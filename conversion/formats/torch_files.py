@@ -1,7 +1,7 @@
 """Torch files, without torch: the zip and the older stream, one file or shards with an index."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,7 @@ class Reader(base.Reader):
     format = "torch"
 
     def __init__(self, path: Path) -> None:
-        self._leaves: dict[str, tuple[Path, Leaf]] = {}
+        self._tensors: dict[str, tuple[Path, Leaf]] = {}
         found, is_index = find(Path(path), WEIGHTS, SUFFIXES, SKIPPED)
         listed = dict(read_index(found)) if is_index else {found: []}
         self.files = (*([found] if is_index else []), *listed)
@@ -60,30 +60,21 @@ class Reader(base.Reader):
             raise FormatError(f"{file}: must be a file that can be read, got {error.strerror or error}") from error
         if lacking := [name for name in names if name not in found.tensors]:
             raise FormatError(f"{file}: must hold {lacking[0]!r}, as its index says, got a file without it")
-        if twice := [name for name in found.tensors if name in self._leaves]:
-            other = self._leaves[twice[0]][0].name
+        if twice := [name for name in found.tensors if name in self._tensors]:
+            other = self._tensors[twice[0]][0].name
             raise FormatError(f"{file}: {twice[0]!r} must lie in one file, got it in {other}, too")
-        self._leaves |= {name: (file, leaf) for name, leaf in found.tensors.items()}
+        self._tensors |= {name: (file, leaf) for name, leaf in found.tensors.items()}
         self.extras = {**self.extras, **found.extras}
         self.aside = {**self.aside, **{name: _entry(name, leaf) for name, leaf in found.aside.items()}}
         self.shared = {**self.shared, **_shared(found.tensors)}
         self.notes += found.notes
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._leaves)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._leaves
-
-    def __len__(self) -> int:
-        return len(self._leaves)
-
     def __getitem__(self, name: str) -> Entry:
-        return _entry(name, self._leaves[name][1])
+        return _entry(name, self._tensors[name][1])
 
     def read(self, name: str) -> Tensor:
         """Read one tensor."""
-        file, leaf = self._leaves[name]
+        file, leaf = self._tensors[name]
         if isinstance(leaf, np.ndarray):
             return np.array(leaf)
         array = _read(file, leaf.start, leaf.shape, leaf.strides, leaf.dtype)

@@ -30,10 +30,8 @@ class Held(Reader):
 
     def __init__(self, tensors, form: str, shared=None, aside=()) -> None:
         self.tensors, self.format, self.shared, self.asked = dict(tensors), form, dict(shared or {}), []
+        self._tensors = {**self.tensors, **self.shared}
         self.aside = {name: Entry(name, (3,), FLOAT) for name in aside}
-
-    def __iter__(self):
-        return iter([*self.tensors, *self.shared])
 
     def __getitem__(self, name):
         array = self.tensors[self.shared.get(name, name)]
