@@ -15,6 +15,7 @@ from conversion.parity.results import Report
 from conversion.parity.sides import MODES, ROOMS, Side
 from conversion.parity.subjects import examples, heads_of, require_heads, subject_of
 from xlcore.errors import ParityError
+from xlcore.families import FAMILIES, family_of
 
 Asked = list[tuple[tuple[Subject, Subject], Options]]
 ABOUT = """
@@ -142,13 +143,19 @@ def _asked(options: argparse.Namespace) -> Asked:
 
 
 def _of_all(options: argparse.Namespace, modes: tuple[str, ...]) -> Asked:
-    """Return every example with itself; the first of each family in all modes, for compiling takes long."""
+    """Return every example with itself; the first of each family in all modes, for compiling takes long.
+
+    Heads that are asked for are those of any family; a family that has none of them is left out.
+    """
+    wanted = [name.removeprefix("TF") for name in options.heads]
+    _require(wanted, [head.name for family in FAMILIES.values() for head in family.heads], "--heads")
     asked, seen = [], set()
     for one in examples():
+        heads = tuple(head.name for head in family_of(one.config).heads if head.name in wanted)
         another = one.config.model_type in seen
         chosen = ("eager",) if another else modes
-        if not (another and options.first):
-            asked.append(((one, one), Options(options.heads, chosen, options.dtypes, options.seeds)))
+        if (heads or not wanted) and not (another and options.first):
+            asked.append(((one, one), Options(heads, chosen, options.dtypes, options.seeds)))
         seen.add(one.config.model_type)
     return asked
 

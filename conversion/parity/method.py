@@ -77,6 +77,8 @@ class Judge:
         for name in {**high[0], **high[1]} if kind == "gradients" else ():
             case = name.rpartition("/")[0]
             largest[case] = max(largest.get(case, 0.0), scale(high[0].get(name), high[1].get(name)))
+        # where all gradients of a case are zero, such as of choices that read alike, terms of the loss's size cancel
+        largest = {case: size or 1.0 for case, size in largest.items()}
         for name in {**low[0], **low[1]}:
             a, b = low[0].get(name), low[1].get(name)
             floors = [distance(each.get(name), exact.get(name)) for each, exact in zip(low, high, strict=True)]

@@ -1,6 +1,7 @@
 """The command, the function and the fixture, as people use them."""
 
 import json
+import re
 from threading import Barrier
 from xml.etree import ElementTree
 
@@ -180,6 +181,21 @@ def test_against_goes_with_a_path(capsys):
 def test_a_mode_that_neither_side_has_is_not_left_out():
     with pytest.raises(ParityError, match=r"modes of torch must be among eager, compile, got 'graph'"):
         assert_parity(CONFIG, frameworks=("torch", "torch"), modes=("eager", "graph"))
+
+
+def test_heads_of_all_families(monkeypatch, capsys):
+    """As the report of a failed run asks for them; other families are left out."""
+    asked = []
+
+    def compared(pair, sides, options, advance):
+        asked.append((pair[0].config.model_type, options.heads))
+        return Report(pair[0].name, pair[0].config.to_dict(), {}, {}, "")
+
+    monkeypatch.setattr(command, "compare", compared)
+    main(["parity", "--all", "--heads", "XLMForMultipleChoice,TFXLNetModel", "--first"])
+    assert asked == [("xlnet", ("XLNetModel",)), ("xlm", ("XLMForMultipleChoice",))]
+    assert main(["parity", "--all", "--heads", "XLMForEverything"]) == 2
+    assert re.search(r"--heads must be among TransfoXLModel, .*, got 'XLMForEverything'", capsys.readouterr().err)
 
 
 @pytest.mark.parametrize("broken", [False, True])
