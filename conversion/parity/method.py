@@ -9,9 +9,14 @@ twins took 1.12 of its limit (the gradient of a text of one word, small by cance
 0.89 of it (its floor was small by chance). Hence twice as much of both: 60 further seeds took at most 0.70, and what
 is computed in half precision in the midst of float32 takes more than 50 times its limit (`tests/parity/faults.py`).
 In half precision itself sound twins then took no more than 0.12, on JAX 0.17, so half as much is enough there.
+
+No limit covers a step where there is none: a unit of ReLU that lies within rounding of zero is on at one side and off
+at the other, and its gradient there or not. Hence `doubted` and `settled`: what fails in low precision only, while all
+of float64 agrees, must fail on a second draw, too. A side that has lost precision does so on every draw.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -29,6 +34,7 @@ TINY = 1e-30  # where all is zero
 CANCELLED = (
     1e-12  # a gradient so small beside the others of its case is zero: its terms cancel, their rounding does not
 )
+SECOND = 1_000_003  # what is added to a seed for a second draw
 EPSILON = {"float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
 
 
@@ -116,3 +122,29 @@ class Judge:
         return Check(
             self.head, case or "all", self.seed, kind, self.sides, tensor, distance, floor, limit, size, note, precision
         )
+
+
+def doubted(checks: Sequence[Check]) -> list[Check]:
+    """Return the checks that failed, if all of them did by rounding alone; else none, for then the maths differs."""
+    failed = [check for check in checks if not check.passed]
+    return failed if all(check.precision in EPSILON for check in failed) else []
+
+
+def settled(first: Sequence[Check], second: Sequence[Check]) -> list[Check]:
+    """Return the checks of a draw, given a second one, whose checks take the place of those that failed by chance.
+
+    A check failed by chance if of the second draw none of its kind and precision fails.
+    """
+    found = {_what(check): check for check in second}
+    again = {(check.kind, check.precision) for check in second if not check.passed}
+    return [
+        check
+        if check.passed or (check.kind, check.precision) in again or _what(check) not in found
+        else replace(found[_what(check)], note=f"second draw; {check.share:.3g} of its limit with seed {check.seed}")
+        for check in first
+    ]
+
+
+def _what(check: Check) -> tuple[Any, ...]:
+    """Return what a check compares, whatever the draw."""
+    return check.case, check.kind, check.precision, check.sides, check.name

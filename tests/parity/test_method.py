@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from conversion.parity.method import Judge
+from conversion.parity.method import SECOND, Judge, doubted, settled
+from conversion.parity.results import Check
 
 SIDES = ("torch", "tensorflow")
 
@@ -33,3 +34,33 @@ def test_one_gradient_that_is_zero_beside_others(rounding, passed):
 def test_outputs_that_are_zero_must_be_zero():
     zero = {"plain/logits": [0.0]}
     assert not judged((zero, {"plain/logits": [1e-9]}), (zero, zero), "float32")["logits"]
+
+
+def check(name, distance, kind="gradients", precision="float32", seed=0):
+    """Make a check whose limit is one."""
+    return Check("Head", "plain", seed, kind, SIDES, name, distance, 0.0, 1.0, 1.0, precision=precision)
+
+
+def test_what_fails_by_chance_gives_way_to_a_second_draw():
+    first = [check("a", 0.5), check("b", 13.0), check("c", 2.0, "training")]
+    second = [check("a", 0.1, seed=SECOND), check("b", 0.25, seed=SECOND), check("c", 3.0, "training", seed=SECOND)]
+    a, b, c = settled(first, second)
+    assert (a, c) == (first[0], first[2])  # of training something fails again: it stands
+    assert (b.distance, b.seed, b.note) == (0.25, SECOND, "second draw; 13 of its limit with seed 0")
+
+
+def test_what_fails_again_elsewhere_stands():
+    first, second = [check("a", 13.0), check("b", 0.5)], [check("a", 0.5), check("b", 13.0)]
+    assert settled(first, second) == first
+
+
+def test_what_is_not_drawn_again_stands():
+    assert settled([check("a", 13.0)], []) == [check("a", 13.0)]
+
+
+@pytest.mark.parametrize("kind", ["gradients", "tokens", "static"])
+def test_what_fails_exactly_is_never_in_doubt(kind):
+    exact = check("a", 13.0, kind, "" if kind == "static" else "float64")
+    assert doubted([exact, check("b", 13.0)]) == []
+    assert doubted([check("a", 0.5), check("b", 13.0)]) == [check("b", 13.0)]
+    assert doubted([check("a", 0.5)]) == []
