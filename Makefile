@@ -10,7 +10,7 @@ CUDA   := $(VENV)/cuda
 PEERS  := .venv-peers
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: help demo test check format docs parity parity-jax gpu bench-tokenizers bench-peers clean
+.PHONY: help demo test check format docs parity parity-jax gpu bench bench-tokenizers bench-peers peers clean
 
 help:  ## say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -48,15 +48,23 @@ gpu: $(CUDA)  ## the same on CUDA, where a GPU is at hand
 	$(BIN)/xlbridge parity --all --first --modes all --frameworks torch,jax --dtypes float32,bfloat16,float16 \
 		--device cuda --json parity_out/gpu.json --html parity_out/gpu.html
 
+bench: $(READY)  ## time our sides of every workload
+	$(BIN)/python benchmarks/all.py
+
+bench-peers: $(READY) $(PEERS)/ready  ## the same beside transformers 5 and 4.34.0 (torch, TensorFlow), by turns; draws it
+	$(BIN)/python benchmarks/all.py --peer-python $(PEERS)/bin/python
+
 bench-tokenizers: $(READY) $(PEERS)/ready  ## time our tokenizer beside transformers 4.34.0, in one run
 	$(BIN)/python benchmarks/tokenizers.py --peer-python $(PEERS)/bin/python
 
-bench-peers: $(PEERS)/ready  ## make the environment of the peers: transformers 4.34.0 with TensorFlow 2.15
+peers: $(PEERS)/ready  ## make the environment of the peers: transformers 4.34.0 with TensorFlow 2.15
 
 $(READY): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "xlbridge needs Python >= 3.11; name it with make PYTHON=..."; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[torch,tf,fast,hub,plots,dev]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --only-binary :all: --upgrade \
+		--target $(VENV)/kernels triton==3.9.0 || echo "no Triton for this machine: its tests are skipped"
 	@touch $(READY)
 
 $(JAX): $(READY)

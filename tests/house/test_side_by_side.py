@@ -16,16 +16,17 @@ TORCH, KERAS = ROOT / "xl_torch", ROOT / "xl_tf"
 LEAST = 0.95
 FEW = 2  # names of one side only, which a small file may have
 FAMILY_FILES = {f"{file.stem}.py" for file in (ROOT / "xlcore" / "families").glob("*.py")} - {"__init__.py"}
-# Files of one side only: spelling, names of variables that torch has by itself, and what `fit` needs.
+# Files of one side only: spelling, names of variables that torch has by itself, and what `fit` needs; what Keras has as
+# a method, what its gradients do by themselves, and a kernel for GPUs.
 KERAS_FILES = {"ops.py", "naming.py", "training.py", "backend.py"}
-TORCH_FILES = {"quantization.py"}  # Keras has it as a method
+TORCH_FILES = {"quantization.py", "shared_table.py", "fused.py"}
 PAIRS = [file.relative_to(TORCH) for file in sorted(TORCH.rglob("*.py")) if file.name not in TORCH_FILES]
 # Public methods of one side only: what the framework itself asks for, or has already.
-TORCH_METHODS = {"gradient_checkpointing_enable", "gradient_checkpointing_disable"}
+TORCH_METHODS = {"gradient_checkpointing_enable", "gradient_checkpointing_disable", "fused", "kernel_fits"}
 KERAS_METHODS = {
     "__call__", "build", "stateless_call", "get_config", "from_config", "save_own_variables", "load_own_variables",
     "train_step", "test_step", "predict_step", "compute_loss", "compute_metrics", "forget_traces",
-    "fit", "evaluate", "export", "keep_settings", "take", "__deepcopy__",
+    "fit", "evaluate", "export", "keep_settings", "take", "state", "compiled_reader", "__deepcopy__",
 }  # fmt: skip
 RENAMED = {"call": "forward"}
 # Where the frameworks differ and nothing else can: how states are named, set and written.
@@ -33,8 +34,10 @@ LEAST_OF = {
     "sharding.py": 0.3,
     "model.py": 0.74,
     "probe.py": 0.85,
-    "layers/word_loss.py": 0.6,
+    "layers/word_loss.py": 0.55,
+    "scoring.py": 0.9,
     "layers/reading.py": 0.7,
+    "layers/key_values.py": 0.5,
 }
 
 
@@ -98,7 +101,7 @@ def difference(torch_names: list[str], keras_names: list[str]) -> tuple[float, l
 def test_every_file_has_its_twin():
     keras_files = {file.relative_to(KERAS) for file in KERAS.rglob("*.py")}
     assert {str(file) for file in keras_files.symmetric_difference(PAIRS)} == KERAS_FILES
-    assert all((TORCH / name).exists() for name in TORCH_FILES)
+    assert {file.name for file in TORCH.rglob("*.py")} >= TORCH_FILES
     assert {str(file) for file in PAIRS} >= FAMILY_FILES
 
 
@@ -180,7 +183,7 @@ def our_classes(framework: str) -> list[type]:
     """Return every layer and model that the side of a framework defines, and what they inherit from of ours."""
     room, folder = {"torch": ("xl_torch", TORCH), "keras": ("xl_tf", KERAS)}[framework]
     found = []
-    for file in sorted(folder.rglob("*.py")):
+    for file in sorted(set(folder.rglob("*.py")) - {TORCH / "layers" / "fused.py"}):  # needs Triton, and has no layers
         name = ".".join((room, *file.relative_to(folder).with_suffix("").parts)).removesuffix(".__init__")
         module = importlib.import_module(name)
         found += [each for each in vars(module).values() if inspect.isclass(each) and each.__module__ == name]
