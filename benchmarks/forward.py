@@ -1,12 +1,14 @@
 """How fast are the forward pass and training steps, beside transformers on the same weights and inputs?
 
     python benchmarks/forward.py --family xlm --peer-python .venv-peers/bin/python
+    python benchmarks/forward.py --family xlm-roberta-xl --dtype bfloat16   # XL's widths, 2 layers
 
 Five sides, each in a process of its own, by turns in one run: ours in PyTorch and in Keras, transformers 5 (PyTorch)
 from this environment, transformers 4.34.0 (PyTorch, TensorFlow) from that of the peers, without which `--sides` must
-leave them out. Keras and TensorFlow run as a graph and through XLA; the faster counts, on each side. The floor is the
-time of the matrix products alone. Hidden states must be equal (1e-4 of their scale). Prints medians, and the medians of
-our ratios over the rounds; `--out` keeps them as JSON.
+leave them out; sides that lack the family or the dtype are. Keras and TensorFlow run as a graph and through XLA; the
+faster counts, on each side. The floor is the time of the matrix products alone. Hidden states must be equal
+(1e-4 of their scale, 0.05 in bfloat16, which has eight bits). Prints medians, and the medians of our ratios over the
+rounds; `--out` keeps them as JSON.
 """
 
 import argparse
@@ -19,6 +21,7 @@ from typing import Any
 import numpy as np
 from sides import (
     CLOCKS,
+    OLD_TENSORFLOW,
     PEER_PYTHON,
     PEERS,
     SIDES,
@@ -36,26 +39,56 @@ from sides import (
 BASE: dict[str, dict[str, Any]] = {
     "xlnet": {"n_layer": 4, "d_model": 768, "n_head": 12, "d_inner": 3072, "mem_len": None},
     "xlm": {"n_layers": 4, "emb_dim": 768, "n_heads": 12},
+    "xlm-roberta-xl": {"num_hidden_layers": 2, "vocab_size": 32000},
 }
 CLASSES = {
-    "xlnet": {"body": "XLNetModel", "lm": "XLNetLMHeadModel", "classifier": "XLNetForSequenceClassification"},
+    "xlnet": {
+        "body": "XLNetModel",
+        "lm": "XLNetLMHeadModel",
+        "pretraining": "XLNetLMHeadModel",
+        "classifier": "XLNetForSequenceClassification",
+    },
     "xlm": {"body": "XLMModel", "lm": "XLMWithLMHeadModel", "classifier": "XLMForSequenceClassification"},
+    "xlm-roberta-xl": {
+        "body": "XLMRobertaXLModel",
+        "lm": "XLMRobertaXLForMaskedLM",
+        "classifier": "XLMRobertaXLForSequenceClassification",
+    },
 }
 RELATIVE = ("xlnet",)  # families whose attention scores distances, too
-NO_LABELS = {("xlm", "lm"): ("transformers 4 tensorflow",)}  # heads that take none there
-WORK = ("forward", "classifier", "lm")
+NO_LABELS = {("xlm", "lm"): (OLD_TENSORFLOW,)}  # heads that take none there
+NONE = {"xlm-roberta-xl": (OLD_TENSORFLOW,)}  # sides that lack the family
+APART = {"float32": 1e-4, "bfloat16": 0.05}  # how far hidden states may lie apart, as a part of the largest
+WORK = ("forward", "scores", "classifier", "lm", "pretraining")
+PREDICTED = 6  # one word of so many is predicted in pretraining, from those before it in a random order
+
+
+def targets(kind: str, ids: Any) -> dict[str, Any]:
+    """Return what a training step is given beside ids [B, T]; for pretraining what switches the second stream on."""
+    if kind != "pretraining":
+        return {"labels": ids[:, 0] % 2 if kind == "classifier" else ids}
+    B, T = ids.shape
+    order = np.argsort(np.random.default_rng(0).random((B, T)))
+    place = np.argsort(order)  # [B, T], of each word in the order
+    chosen = order[:, T - T // PREDICTED :]  # [B, P]
+    unseen = (place[:, None, :] >= place[:, :, None]) & (place[:, None, :] >= T - T // PREDICTED)
+    return {
+        "perm_mask": unseen.astype("float32"),  # [B, T, T]
+        "target_mapping": np.eye(T, dtype="float32")[chosen],  # [B, P, T]
+        "labels": np.take_along_axis(ids, chosen, 1),
+    }
 
 
 class Torch(TorchModels):
     """What a side in PyTorch does."""
 
-    def forward(self, mode: str) -> Callable[[], Any]:
-        """Return what computes the hidden states."""
-        model = self.model("body").eval()
+    def forward(self, mode: str, kind: str) -> Callable[[], Any]:
+        """Return what computes the hidden states, or scores of words."""
+        model = self.model(kind).eval()
 
         def run() -> Any:
             with self.torch.inference_mode():
-                return model(self.ids)[0].numpy()
+                return model(self.ids)[0][:, -1].float().numpy()
 
         return run
 
@@ -63,14 +96,14 @@ class Torch(TorchModels):
         """Return what takes one training step."""
         model = self.model(kind).train()
         optimizer = self.torch.optim.AdamW(model.parameters(), lr=1e-5)
-        labels = self.ids[:, 0] % 2 if kind == "classifier" else self.ids
+        given = {name: self.torch.tensor(value) for name, value in targets(kind, self.ids.numpy()).items()}
 
         def run() -> Any:
             optimizer.zero_grad()
-            loss = model(self.ids, labels=labels).loss
+            loss = model(self.ids, **given).loss
             loss.backward()
             optimizer.step()
-            return loss.detach().numpy()
+            return loss.detach().float().numpy()
 
         return run
 
@@ -78,24 +111,24 @@ class Torch(TorchModels):
 class Keras(KerasModels):
     """What a side in Keras or TensorFlow does."""
 
-    def forward(self, mode: str) -> Callable[[], Any]:
-        """Return what computes the hidden states."""
-        model = self.model("body")
+    def forward(self, mode: str, kind: str) -> Callable[[], Any]:
+        """Return what computes the hidden states, or scores of words."""
+        model = self.model(kind)
         step = self.tf.function(lambda ids: model(ids, training=False)[0], jit_compile=mode == "xla")
-        return lambda: step(self.ids).numpy()
+        return lambda: step(self.ids)[:, -1].numpy()
 
     def train(self, kind: str, mode: str) -> Callable[[], Any]:
         """Return what takes one training step."""
         model = self.model(kind)
-        labels = self.ids[:, 0] % 2 if kind == "classifier" else self.ids
+        given = {name: self.tf.constant(value) for name, value in targets(kind, self.ids.numpy()).items()}
         optimizers = __import__("keras").optimizers if self.ours else self.tf.keras.optimizers
 
-        def loss(ids: Any, labels: Any) -> Any:
-            return self.tf.reduce_mean(model(ids, labels=labels, training=True)["loss"])
+        def loss(ids: Any, given: Any) -> Any:
+            return self.tf.reduce_mean(model(ids, **given, training=True)["loss"])
 
         optimizer = optimizers.AdamW(1e-5, weight_decay=0.01)
         step = self.trained(loss, model.trainable_variables, optimizer, mode)
-        return lambda: step(self.ids, labels).numpy()
+        return lambda: step(self.ids, given).numpy()
 
 
 class Floor:
@@ -106,6 +139,7 @@ class Floor:
 
         torch.set_num_threads(asked["threads"])
         self.torch, self.sizes, self.shape = torch, asked["sizes"], np.shape(asked["ids"])
+        torch.set_default_dtype(getattr(torch, asked["dtype"]))
 
     def forward(self) -> Callable[[], Any]:
         """Return what computes them."""
@@ -139,14 +173,14 @@ def work(name: str) -> None:
 # -------------------------------------------------------------------------------------------------------- the run
 
 
-def check_equal(sides: dict[str, Side], mode: str) -> None:
+def check_equal(sides: dict[str, Side], mode: str, kind: str, apart: float) -> None:
     """Have all sides compute once, and stop if they do not agree."""
     able = {name: side for name, side in sides.items() if mode in side.about["modes"]}
-    values = {name: np.array(side.ask(do="forward", mode=mode)["value"]) for name, side in able.items()}
+    values = {name: np.array(side.ask(do="forward", mode=mode, kind=kind)["value"]) for name, side in able.items()}
     for name, value in values.items():
         first = next(iter(values.values()))
         far = float(np.abs(value - first).max() / max(1.0, np.abs(first).max()))
-        if far > 1e-4:
+        if far > apart:
             raise SystemExit(f"{name}: must agree with the others, got a difference of {far:.2g}")
 
 
@@ -174,10 +208,12 @@ def start(given: argparse.Namespace, folder: str) -> dict[str, Side]:
         "ids": ids,
         "threads": given.threads,
         "clock": given.clock,
+        "dtype": given.dtype,
     }
     asked["sizes"] = [*sizes, given.family in RELATIVE]
     command = [str(Path(__file__).resolve()), "--worker"]
-    names = ["floor", *(name for name in SIDES if name in given.sides)]
+    lacking = NONE.get(given.family, ()) if given.dtype == "float32" else (OLD_TENSORFLOW,)
+    names = ["floor", *(name for name in SIDES if name in given.sides and name not in lacking)]
     return {name: Side([python_of(name, given.peer_python), *command, name], name=name, **asked) for name in names}
 
 
@@ -188,32 +224,37 @@ def run(given: argparse.Namespace) -> None:
         make_folder(folder, CLASSES[given.family]["lm"], given.family, BASE[given.family])
         sides = start(given, folder)
         models = {name: side for name, side in sides.items() if name != "floor"}
-        if "forward" in given.what:
-            for mode in ("eager", "graph"):
-                check_equal(models, mode)
-            floor = in_turn({"floor": sides["floor"]}, given.rounds, do="forward")
-            rows.append(summary("forward pass", timed(models, given.rounds, do="forward") | floor, PEERS))
-        for kind in ("classifier", "lm"):
+        for what, kind in (("forward", "body"), ("scores", "lm")):
+            if what in given.what:
+                for mode in ("eager", "graph"):
+                    check_equal(models, mode, kind, APART[given.dtype])
+                found = timed(models, given.rounds, do="forward", kind=kind)
+                if what == "forward":
+                    found |= in_turn({"floor": sides["floor"]}, given.rounds, do="forward")
+                rows.append(summary(f"forward pass, {kind}", found, PEERS))
+        for kind in ("classifier", "lm", "pretraining"):
             able = {name: side for name, side in models.items() if name not in NO_LABELS.get((given.family, kind), ())}
-            if kind in given.what:
+            if kind in given.what and kind in CLASSES[given.family]:
                 found = timed(able, given.rounds, do="train", kind=kind)
                 rows.append(summary(f"training step, {kind}", found, PEERS))
         for side in sides.values():
             side.close()
-    keep(given.out, {"config": BASE[given.family], "shape": [given.batch, given.length], "rows": rows})
+    about = {"config": BASE[given.family], "dtype": given.dtype, "shape": [given.batch, given.length]}
+    keep(given.out, {**about, "rows": rows})
 
 
 def main() -> None:
     """Run as the command line says."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--family", choices=tuple(BASE), default="xlnet", help="whose model, at base size with 4 layers"
+        "--family", choices=tuple(BASE), default="xlnet", help="whose model: base size with 4 layers, or XL's with 2"
     )
     parser.add_argument(
         "--peer-python", default=PEER_PYTHON, help="a Python with transformers 4.34.0 (`make bench-peers`)"
     )
     parser.add_argument("--sides", nargs="+", default=SIDES, choices=SIDES, metavar="SIDE", help=f"of {SIDES}")
     parser.add_argument("--what", nargs="+", default=WORK, choices=WORK, help="hidden states; training steps")
+    parser.add_argument("--dtype", default="float32", choices=tuple(APART), help="of weights and all that is computed")
     parser.add_argument("--batch", type=int, default=4, help="texts")
     parser.add_argument("--length", type=int, default=256, help="words of each")
     parser.add_argument("--threads", type=int, default=2, help="of each side; one computes at a time")

@@ -5,10 +5,10 @@
     python benchmarks/loading.py --small            # to try the benchmark out
 
 Writes a model of random bfloat16 weights tensor by tensor, then loads it and answers one forward pass of a text with a
-mask, in a process of its own for each side, one after the other: ours in PyTorch and in Keras, transformers 5 in
-PyTorch. What lies in the system's cache is put out of it before each. Prints seconds, and the VmHWM of each whole
-process, frameworks and all, as a multiple of the weights as loaded; asked of ours is at most 1.1. All must give the
-same scores, as far as the dtype goes. The files are deleted at the end.
+mask, in a process of its own for each side, one after the other: ours in PyTorch, which reads the file or maps it, and
+in Keras, transformers 5 in PyTorch, which maps it. What lies in the system's cache is put out of it before each. Prints
+seconds, and the VmHWM of each whole process, frameworks and all, as a multiple of the weights as loaded; asked of ours
+is at most 1.1. All must give the same scores, as far as the dtype goes. The files are deleted at the end.
 """
 
 import argparse
@@ -31,7 +31,8 @@ sys.path.insert(0, str(ROOT))
 
 from xlcore.families import FAMILIES
 
-SIDES = ("ours torch", "ours keras", "transformers 5 torch")
+MAPPED = "ours torch, mmap"
+SIDES = ("ours torch", MAPPED, "ours keras", "transformers 5 torch")
 HEAD, FAMILY = "XLMRobertaXLForMaskedLM", "xlm-roberta-xl"
 WIDTH, LAYERS, HEADS, WORDS = 2560, 36, 32, 250880
 LARGEST = 1.1  # times the weights that a process of ours may take
@@ -59,7 +60,8 @@ def torch_side(package: str, asked: dict[str, Any]) -> tuple[Any, Any]:
     def score(model: Any) -> np.ndarray:
         return model(input_ids=ids).logits[0, asked["mask"]].float().numpy()
 
-    return lambda: head.from_pretrained(asked["folder"], dtype=asked["dtype"]).eval(), score
+    options = {"dtype": asked["dtype"]} | ({"mmap": True} if asked["name"] == MAPPED else {})
+    return lambda: head.from_pretrained(asked["folder"], **options).eval(), score
 
 
 def keras_side(asked: dict[str, Any]) -> tuple[Any, Any]:
@@ -80,7 +82,7 @@ def keras_side(asked: dict[str, Any]) -> tuple[Any, Any]:
 def work(asked: dict[str, Any]) -> dict[str, Any]:
     """Load and answer as one side; return seconds, memory and the first scores."""
     sys.path = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT / "benchmarks"]
-    package = "xl_torch" if asked["name"] == "ours torch" else "transformers"
+    package = "xl_torch" if asked["name"].startswith("ours") else "transformers"
     load, score = keras_side(asked) if asked["name"] == "ours keras" else torch_side(package, asked)
     before, began = status("VmRSS"), time.perf_counter()
     model = load()

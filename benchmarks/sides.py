@@ -164,7 +164,7 @@ class TorchModels:
     """Models in PyTorch, ours or transformers', of a folder.
 
     Args:
-        asked: `name` of the side, `folder`, `classes` by kind, `ids` [B, T] and `threads`.
+        asked: `name` of the side, `folder`, `classes` by kind, `ids` [B, T] and `threads`; `dtype`, or float32.
     """
 
     modes = ("eager",)
@@ -176,13 +176,16 @@ class TorchModels:
         self.ours = asked["name"] in OURS
         self.torch, self.package = torch, __import__("xl_torch" if self.ours else "transformers")
         self.classes, self.folder = asked["classes"], asked["folder"]
+        self.key = "torch_dtype" if asked["name"] == OLD else "dtype"
+        self.dtype = getattr(torch, asked.get("dtype", "float32"))
         self.ids = torch.tensor(asked["ids"])
         self.loaded: dict[str, Any] = {}
 
     def model(self, kind: str) -> Any:
         """Return the model of a kind, loaded when it is first asked for."""
         if kind not in self.loaded:
-            self.loaded[kind] = getattr(self.package, self.classes[kind]).from_pretrained(self.folder)
+            head, dtype = getattr(self.package, self.classes[kind]), {self.key: self.dtype}
+            self.loaded[kind] = head.from_pretrained(self.folder, **dtype)
         return self.loaded[kind]
 
 
@@ -198,11 +201,12 @@ class KerasModels:
         self.ours = asked["name"] in OURS
         self.tf, self.package = tensorflow, __import__("xl_tf" if self.ours else "transformers")
         self.classes, self.folder = asked["classes"], asked["folder"]
+        self.dtype = {"dtype": asked.get("dtype", "float32")} if self.ours else {}
         self.ids = tensorflow.constant(np.array(asked["ids"], "int32"))
 
     def model(self, kind: str) -> Any:
         """Return a model of a kind."""
-        return getattr(self.package, f"TF{self.classes[kind]}").from_pretrained(self.folder)
+        return getattr(self.package, f"TF{self.classes[kind]}").from_pretrained(self.folder, **self.dtype)
 
     def trained(self, loss: Callable[..., Any], variables: list[Any], optimizer: Any, mode: str) -> Callable[..., Any]:
         """Return a compiled training step that returns its loss."""

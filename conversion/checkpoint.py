@@ -8,12 +8,13 @@ opens.
 import math
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from conversion import reading
 from conversion.fit import Fit, LoadingInfo
 from conversion.folder import replaced
 from conversion.formats import find_format, open_reader, safetensors
@@ -105,20 +106,36 @@ class Checkpoint:
             raise WeightError(f"{self.path}: {what}, got 'auto'")
         return name
 
-    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+    def mapped(self, dtype: str) -> dict[str, Tensor]:
+        """Map every parameter that lies in the file as it is in a model of that dtype, by canonical name.
+
+        Nothing is read before it is touched, so NaN is not found; what is changed stays in memory.
+        """
+        names = [name for name in self._fit.chosen if self._fit.dtype_of(name).name == dtype]
+        found = {name: self._fit.mapped(name) for name in names}
+        return {name: array for name, array in found.items() if array is not None}
+
+    def tensors(self, but: Container[str] = ()) -> Iterator[tuple[str, Tensor]]:
         """Yield every parameter that the file has, by canonical name, holding one tensor of the file at a time.
 
         The largest come first, when there is least beside them.
+
+        Args:
+            but: names to leave out.
 
         Raises:
             WeightError: if a tensor holds NaN or infinity.
         """
         sizes = {name: math.prod(self._fit.params[name].shape) for name in (*self._fit.chosen, *self._fit.filled)}
-        for name in sorted(sizes, key=lambda name: -sizes[name]):
+        size = 0
+        for name in sorted((name for name in sizes if name not in but), key=lambda name: -sizes[name]):
             value = self._fit.read(name)
             for other, used in self._fit.differing(name):
                 _tell(f"{self.path}: {other!r} must equal {used!r}, its tied copy, got other values; used {used!r}")
             yield name, value
+            if sizes[name] < size:
+                reading.let_go()  # memory of larger ones would stay unused beside all that is still to come
+            size = sizes[name]
 
     def settle(self, *, strict: bool = True, ignore_mismatched_sizes: bool = False) -> None:
         """Raise what is wrong with the fit of file and model, or warn of it where the caller asked for that.

@@ -162,6 +162,19 @@ class Fit:
         pieces = [self._piece(name, place, finite) for place in self.places[self.chosen.get(name, [name])[-1]]]
         return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
+    def mapped(self, name: str) -> Tensor | None:
+        """Return one parameter where it lies in the file, mapped; None if it does not lie there as it is in a model.
+
+        Nothing is looked at: it may hold NaN.
+        """
+        names = self.chosen.get(name, [])
+        places = (
+            self.places[names[0]] if len(names) == 1 else ()
+        )  # copies are held against each other, so they are read
+        whole = self.reader.mapped(self.files[places[0].name]) if len(places) == 1 else None
+        array = None if whole is None else self._taken(name, places[0], whole)
+        return array if array is not None and array.flags.c_contiguous and np.may_share_memory(array, whole) else None
+
     @property
     def dtype(self) -> np.dtype[np.generic]:
         """The dtype of parameters that no tensor holds: that of the first one that does."""

@@ -91,6 +91,12 @@ def _keep(memory: mmap.mmap) -> None:
         _spare[:] = kept
 
 
+def let_go() -> None:
+    """Give back to the system what is kept for the next who asks."""
+    with _lock:
+        _spare.clear()
+
+
 def _is_cached(handle: int, offset: int, count: int) -> bool:
     """Tell whether most of a run is in the cache; where nobody can tell, it counts as cached."""
     ask = getattr(_LIBC, "mincore", None)

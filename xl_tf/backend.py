@@ -1,12 +1,18 @@
 """What Keras has no public word for: variables without values, deriving, compiling, and the framework's version."""
 
 import importlib
+import mmap
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
+
+LARGE = 1 << 20  # bytes of a value that is not copied where that can be helped
+ALIGNED = 64  # where TensorFlow wants memory to begin: at a multiple of that many bytes
+ROWS = 256  # of a matrix that are turned at once, so that they stay in the processor's cache
 
 
 def version() -> dict[str, str]:
@@ -58,9 +64,39 @@ def without_values() -> Iterator[None]:
 
 def give_value(variable: Any, array: Any, turned: bool) -> None:
     """Give a variable without a value its first one, which may be of another dtype, and `turned`: transposed."""
-    value = ops.convert_to_tensor(array, dtype=variable.dtype)
-    variable._initialize(ops.transpose(value) if turned else value)  # frameworks turn faster than numpy
+    if array.nbytes >= LARGE and array.dtype.name == variable.dtype and keras.backend.backend() == "tensorflow":
+        value = _adopted(_laid_out(array, turned))
+    else:
+        value = ops.convert_to_tensor(array, dtype=variable.dtype)
+        value = ops.transpose(value) if turned else value  # frameworks turn faster than numpy
+    variable._initialize(value)
     variable._initializer = None
+
+
+def _laid_out(array: Any, turned: bool) -> Any:
+    """Return an array, or a matrix transposed, in memory that TensorFlow can take over as it is."""
+    if not turned and array.ctypes.data % ALIGNED == 0 and array.flags.c_contiguous and array.flags.writeable:
+        return array
+    memory = mmap.mmap(-1, array.nbytes, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)  # in pages, and not in large ones:
+    laid_out = np.frombuffer(memory, array.dtype)  # to find room for those takes longer than to fill it
+    laid_out = laid_out.reshape(array.shape[::-1] if turned else array.shape)
+    for row in range(0, len(array), ROWS):
+        rows = slice(row, row + ROWS)
+        laid_out[(slice(None), rows) if turned else rows] = array[rows].T if turned else array[rows]
+    return laid_out
+
+
+def _adopted(array: Any) -> Any:
+    """Return an array as a tensor of TensorFlow's in the same memory.
+
+    TensorFlow copies what it converts, into memory of its own that it takes in ever larger pieces and keeps.
+    """
+    import tensorflow
+
+    dtype = array.dtype.name
+    bits = array if array.dtype.isbuiltin == 1 else array.view(f"uint{8 * array.dtype.itemsize}")
+    tensor = tensorflow.experimental.dlpack.from_dlpack(bits.__dlpack__())
+    return tensor if bits is array else tensorflow.bitcast(tensor, dtype)
 
 
 def give_values(variables: Iterable[Any], but: Iterable[Any]) -> None:

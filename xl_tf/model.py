@@ -1,5 +1,6 @@
 """The base of every model: how it starts, loads, saves, and trains with `fit`."""
 
+import inspect
 from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -12,6 +13,7 @@ from keras import ops
 
 from conversion import checkpoint
 from xl_tf.backend import give_value, give_values, share_of_replica, without_values
+from xl_tf.layers.key_values import KeyValueMemory
 from xl_tf.naming import layers_by_name, parameters, turned, variables_by_name
 from xl_tf.ops import know_output
 from xlcore.config import Config
@@ -102,6 +104,7 @@ class Model(keras.Model):
         ignore_mismatched_sizes: bool = False,
         output_loading_info: bool = False,
         shard: Callable[["Model"], Any] | None = None,
+        mmap: bool = False,
         **overrides: Any,
     ) -> Any:
         """Load a model from a folder.
@@ -117,6 +120,7 @@ class Model(keras.Model):
             output_loading_info: return the model and the `LoadingInfo`.
             shard: called with the model before it has values, to deal it out to several devices: each device then
                 keeps only its own part of each tensor (see `xl_tf.sharding`).
+            mmap: PyTorch's only: Keras keeps kernels the other way round than files do, so that it must read them.
             overrides: config keys.
 
         Raises:
@@ -128,6 +132,8 @@ class Model(keras.Model):
             config = checkpoint.read_config(path, **overrides)
         cls._require(config)
         config = config.copy(**overrides)
+        if mmap:
+            raise ConfigError(f"{cls.__name__}: mmap must be off, got True; only models of xl_torch can map a file")
         opened = checkpoint.Checkpoint(path, config, cls.head)
         opened.settle(strict=strict, ignore_mismatched_sizes=ignore_mismatched_sizes)
         with unstarted(), without_values():
@@ -210,7 +216,7 @@ class Model(keras.Model):
 
     def __call__(self, *inputs: Any, **keys: Any) -> Any:
         """Call the model; inputs may come as one dictionary, as `fit` gives them."""
-        inputs, keys = _spread(inputs, keys)
+        inputs, keys = _memory_by_name(self.call, *_spread(inputs, keys))
         if isinstance(inputs[0], list | tuple):  # Keras would take each number for an input
             where, kind = type(self).__name__, type(inputs[0]).__name__
             raise ShapeError(f"{where}: input_ids must be an array, got {kind}; numpy.array(...) makes one")
@@ -349,6 +355,14 @@ def _spread(inputs: tuple[Any, ...], keys: dict[str, Any]) -> tuple[tuple[Any, .
         keys = {**inputs[0], **keys}
         inputs = (keys.pop("input_ids", None), *inputs[1:])
     return inputs or (keys.pop("input_ids", None),), keys
+
+
+def _memory_by_name(call: Any, inputs: tuple[Any, ...], keys: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Turn inputs behind the first into arguments by name, if a memory is one: Keras takes nothing but arrays there."""
+    if not any(isinstance(each, KeyValueMemory) for each in inputs[1:]):
+        return inputs, keys
+    named = inspect.signature(call).bind(*inputs, **keys).arguments
+    return (named.pop("input_ids"),), named
 
 
 def _named_in(y_pred: Any, y: Any) -> Any:

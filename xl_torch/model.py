@@ -106,6 +106,7 @@ class Model(nn.Module):
         ignore_mismatched_sizes: bool = False,
         output_loading_info: bool = False,
         shard: Callable[["Model"], Any] | None = None,
+        mmap: bool = False,
         **overrides: Any,
     ) -> Any:
         """Load a model from a folder, in evaluation mode.
@@ -120,6 +121,10 @@ class Model(nn.Module):
             output_loading_info: return the model and the `LoadingInfo`.
             shard: called with the model before it has values, to deal it out to several devices: each process then
                 keeps only its own part of each tensor (see `xl_torch.sharding`).
+            mmap: map the file in place of reading it, where it is safetensors and holds a parameter as the model has
+                it, in the same dtype: the model is there at once, and is read as it computes, so that its first answer
+                takes longer; several processes share what none has changed, and no file is. NaN is not looked for, and
+                a file that is cut off meanwhile kills the process; one that is replaced does not.
             overrides: config keys.
 
         Raises:
@@ -131,6 +136,8 @@ class Model(nn.Module):
             config = checkpoint.read_config(path, **overrides)
         cls._require(config)
         config = config.copy(**overrides)
+        if mmap and shard is not None:
+            raise ConfigError(f"{cls.__name__}: mmap must be off where shard deals the model out, got True")
         opened = checkpoint.Checkpoint(path, config, cls.head)
         opened.settle(strict=strict, ignore_mismatched_sizes=ignore_mismatched_sizes)
         with unstarted(), _made_in(_dtype_of(cls.__name__, opened.dtype if dtype == "auto" else dtype)):
@@ -140,7 +147,7 @@ class Model(nn.Module):
         parameters = model.canonical_parameters()
         model._start(parameters.keys() - opened.names)
         with torch.no_grad():
-            for name, array in opened.tensors():
+            for name, array in opened.tensors(but=_mapped(parameters, opened) if mmap else ()):
                 _set(parameters[name], _to_torch(array))
         model.eval()
         return (model, opened.info) if output_loading_info else model
@@ -312,6 +319,15 @@ def _set(value: nn.Parameter, tensor: Tensor) -> None:
 
         tensor = distribute_tensor(tensor.to(value.dtype), value.device_mesh, value.placements, src_data_rank=None)
     value.copy_(tensor)
+
+
+def _mapped(parameters: dict[str, nn.Parameter], opened: checkpoint.Checkpoint) -> set[str]:
+    """Lay parameters where a file holds them as they are; return their names."""
+    dtype = next(iter(parameters.values())).dtype
+    arrays = opened.mapped(str(dtype).removeprefix("torch."))
+    for name, array in arrays.items():
+        parameters[name].data = _to_torch(array)
+    return set(arrays)
 
 
 def _alike(one: Tensor, other: Tensor) -> bool:

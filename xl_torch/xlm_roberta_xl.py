@@ -11,6 +11,7 @@ from xl_torch.layers.basic import layer_norm, linear
 from xl_torch.layers.cache import KeyValueCache, Past, grown, past_layers
 from xl_torch.layers.plain_attention import Maybe, encoded_source, keys_by_mask
 from xl_torch.layers.roberta import HeadTransform, TextClassifier, XLMRobertaXLBlock, word_positions
+from xl_torch.layers.shared_table import one_gradient
 from xl_torch.layers.vocabulary import Embedding, WordScores
 from xl_torch.losses import classification_loss, entry_loss, span_loss
 from xl_torch.model import Model
@@ -153,6 +154,7 @@ class XLMRobertaXLForMaskedLM(PrunableModel, Model):
         self.lm_head = WordScores(V, D, self.roberta.embedding.weight if config.tie_word_embeddings else None)
         self.finish()
 
+    @one_gradient
     def forward(
         self,
         input_ids: Maybe = None, attention_mask: Maybe = None, token_type_ids: Maybe = None,
@@ -203,6 +205,7 @@ class XLMRobertaXLForCausalLM(PrunableModel, Model):
         self.lm_head = WordScores(V, D, self.roberta.embedding.weight if config.tie_word_embeddings else None)
         self.finish()
 
+    @one_gradient
     def forward(
         self,
         input_ids: Maybe = None, attention_mask: Maybe = None, token_type_ids: Maybe = None,

@@ -78,6 +78,13 @@ class Reader(ABC):
     def read(self, name: str) -> Tensor:
         """Read one tensor. What is returned holds no more memory than the tensor itself."""
 
+    def mapped(self, name: str) -> Tensor | None:
+        """Map one tensor, so that it is read when it is touched, and what is changed is not written; None if it cannot.
+
+        Only a format in which tensors lie as memory has them can. A file that is cut off meanwhile kills the process.
+        """
+        return None
+
 
 @dataclass(frozen=True)
 class Place:

@@ -87,6 +87,13 @@ class Reader(base.Reader):
         entry = self._tensors[name]
         return read_array(*self._places[name], entry.shape, entry.dtype)
 
+    def mapped(self, name: str) -> Tensor | None:
+        """Map one tensor; None if it has no numbers, or lies where numbers of its dtype may not."""
+        entry, (file, offset) = self._tensors[name], self._places[name]
+        if not entry.nbytes or offset % entry.dtype.alignment:
+            return None
+        return np.asarray(np.memmap(file, entry.dtype, "c", offset, entry.shape))
+
 
 def _header(file: Path) -> tuple[dict[str, Any], int]:
     """Return the header of a file and where its data starts; the library of the format has checked it before."""

@@ -97,6 +97,124 @@ def test_variables_of_a_load_that_fails_are_forgotten(tmp_path):
         pass
 
 
+# ------------------------------------------------------------------------------------------------------- mapped files
+
+
+def is_mapped(value, folder: Path) -> bool:
+    """Tell whether a tensor lies in memory that is mapped from a file in a folder."""
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        first, last = (int(end, 16) for end in line.split()[0].split("-"))
+        if first <= value.data_ptr() < last:
+            return line.endswith(".safetensors") and str(folder) in line
+    return False
+
+
+on_linux = pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="only Linux tells what is mapped")
+
+
+@on_linux
+@pytest.mark.parametrize("size", ["5GB", "2KB"], ids=["one file", "shards"])
+def test_a_mapped_model_is_the_model(size, tmp_path):
+    import torch
+
+    model = TORCH.model(CASE)
+    model.save_pretrained(tmp_path, max_shard_size=size)
+    assert (len(list(tmp_path.glob("*.safetensors"))) > 1) == (size == "2KB")
+    ids = torch.tensor([[3, 5, 7]])
+    mapped = type(model).from_pretrained(tmp_path, mmap=True)
+    assert all(is_mapped(value, tmp_path) for value in mapped.canonical_parameters().values())
+    assert mapped.lm_head.weight is mapped.roberta.embedding.weight
+    assert torch.equal(mapped(ids).logits, model(ids).logits)
+    assert not any(is_mapped(value, tmp_path) for value in type(model).from_pretrained(tmp_path).parameters())
+
+
+@on_linux
+def test_training_a_mapped_model_leaves_the_file_as_it_is(tmp_path):
+    """Also where the trained model is then written over it."""
+    import torch
+
+    TORCH.model(CASE).save_pretrained(tmp_path)
+    before = (tmp_path / WEIGHTS).read_bytes()
+    model, read = (TORCH.model_class(CASE).from_pretrained(tmp_path, mmap=on) for on in (True, False))
+    ids = torch.tensor([[3, 5, 7]])
+    for each in (model, read):
+        each(ids, labels=ids).loss.backward()
+        torch.optim.SGD(each.parameters(), 0.5).step()
+    assert (tmp_path / WEIGHTS).read_bytes() == before
+    model.save_pretrained(tmp_path)
+    assert (tmp_path / WEIGHTS).read_bytes() != before
+    again = type(model).from_pretrained(tmp_path)
+    for name, value in read.named_parameters():
+        assert torch.equal(value, model.get_parameter(name))
+        assert torch.equal(value, again.get_parameter(name))
+
+
+@on_linux
+def test_what_does_not_lie_in_the_file_as_in_the_model_is_read(tmp_path):
+    """Another dtype, another format, and copies that may differ."""
+    import torch
+
+    weights = saved(tmp_path / "half")
+    kind = TORCH.model_class(CASE)
+    for dtype, mapped in (("auto", True), ("bfloat16", True), (None, False), ("float16", False)):
+        model = kind.from_pretrained(tmp_path / "half", dtype=dtype, mmap=True)
+        assert {is_mapped(value, tmp_path) for value in model.parameters()} == {mapped}, dtype
+        for name, value in model.canonical_parameters().items():
+            np.testing.assert_array_equal(value.float().detach().numpy(), weights[name].astype("float32"))
+    tensors = safetensors.numpy.load_file(tmp_path / "half" / WEIGHTS)
+    tensors = {name: value.astype("float32") for name, value in tensors.items()}
+    for folder in ("pickled", "twice"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "config.json").write_bytes((tmp_path / "half" / "config.json").read_bytes())
+    pickled = {name: torch.from_numpy(value) for name, value in tensors.items()}
+    torch.save(pickled, tmp_path / "pickled" / "pytorch_model.bin")
+    model = kind.from_pretrained(tmp_path / "pickled", mmap=True)
+    assert not any(is_mapped(value, tmp_path) for value in model.parameters())
+    tensors["lm_head.decoder.bias"] = tensors["lm_head.bias"] + 1
+    safetensors.numpy.save_file(tensors, tmp_path / "twice" / WEIGHTS)
+    with pytest.warns(UserWarning, match="tied copy, got other values"):
+        model = kind.from_pretrained(tmp_path / "twice", mmap=True)
+    assert [name for name, value in model.named_parameters() if not is_mapped(value, tmp_path)] == ["lm_head.bias"]
+    np.testing.assert_array_equal(model.lm_head.bias.detach().numpy(), tensors["lm_head.decoder.bias"])
+
+
+def test_mapping_where_nothing_can_be_mapped_is_refused(tmp_path):
+    saved(tmp_path)
+    with pytest.raises(ConfigError, match="XLMRobertaXLForMaskedLM: mmap must be off where shard deals the model out"):
+        TORCH.model_class(CASE).from_pretrained(tmp_path, mmap=True, shard=lambda model: None)
+    message = "TFXLMRobertaXLForMaskedLM: mmap must be off, got True; only models of xl_torch can map a file"
+    with pytest.raises(ConfigError, match=message):
+        KERAS.model_class(CASE).from_pretrained(tmp_path, mmap=True)
+
+
+# --------------------------------------------------------------------------------------------------------- memory
+
+
+@each_side
+def test_large_values_are_taken_over_as_they_are(side, tmp_path, monkeypatch):
+    """Keras takes over memory that is aligned; whatever the size, turned or not, the values are those of the file."""
+    if side is KERAS:
+        monkeypatch.setattr("xl_tf.backend.LARGE", 1)
+    for dtype in ("bfloat16", "float32"):
+        weights = saved(tmp_path / dtype, dtype)
+        model = side.model_class(CASE).from_pretrained(tmp_path / dtype, dtype="auto")
+        for name, value in side.weights(model).items():
+            np.testing.assert_array_equal(value, weights[name])
+        ids = side.native(np.array([[3, 5, 7]]))
+        before = side.run(model, {"input_ids": ids})["logits"]
+        del weights
+        assert np.array_equal(side.run(model, {"input_ids": ids})["logits"], before)
+
+
+def test_memory_of_larger_tensors_is_given_back_while_smaller_ones_come(tmp_path, monkeypatch):
+    saved(tmp_path)
+    config = checkpoint.read_config(tmp_path)
+    given_back = []
+    monkeypatch.setattr("conversion.reading.let_go", lambda: given_back.append(1))
+    sizes = [value.size for _, value in checkpoint.Checkpoint(tmp_path, config, CASE.head).tensors()]
+    assert len(given_back) == len(set(sizes)) - 1 > 2
+
+
 MEASURE = """
     import gc, importlib, json, sys
     def status(key):
