@@ -20,6 +20,22 @@ def named_folder(where: str, path: str | Path) -> Path:
     return Path(path)
 
 
+def made_folder(path: str | os.PathLike[str]) -> Path:
+    """Make a folder and those above it, unless they are there; return its path.
+
+    Raises:
+        FormatError: for what is no folder, or cannot be one.
+    """
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise FormatError(f"{folder}: must be a folder, or not exist yet, got a file") from error
+    except OSError as error:
+        raise FormatError(f"{folder}: must be writable, got {error.strerror or error}") from error
+    return folder
+
+
 def write_text(path: Path, text: str) -> str:
     """Write a file of text, as `write_bytes` does."""
     return write_bytes(path, text.encode("utf-8"))

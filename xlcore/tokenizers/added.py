@@ -289,7 +289,13 @@ class SpecialTokens:
         for token in tokens:
             self._add(token)
 
+    def _require_text(self, text: Any) -> None:
+        """Refuse what is no string."""
+        if not isinstance(text, str):
+            raise TokenizerError(f"{self._where}: a text must be a string, got {text!r:.60}")
+
     def _split_added(self, text: str) -> Iterator[tuple[int, int, AddedToken | None]]:
+        self._require_text(text)
         if self._splitter is None:
             self._splitter = Splitter(self._added.values(), self.lower_case, self.lower_special)
         return self._splitter.split(text)

@@ -5,13 +5,14 @@ The API is the one that users of transformers 4.34 know. A family's tokenizer sa
 """
 
 import inspect
+import operator
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from xlcore.errors import FormatError, TokenizerError, did_you_mean
-from xlcore.files import read_object, write_json
+from xlcore.files import made_folder, read_object, write_json
 from xlcore.tokenizers.added import EXTRA, ROLES, AddedToken
 from xlcore.tokenizers.batch import require_sides
 from xlcore.tokenizers.calls import ARGUMENTS, Calls, Span
@@ -231,8 +232,7 @@ class Tokenizer(Calls):
         clean_up_tokenization_spaces: take out the spaces before punctuation (default: the attribute of that name).
         spaces_between_special_tokens: put a space around added tokens.
         """
-        ids = token_ids.tolist() if hasattr(token_ids, "tolist") else token_ids
-        tokens = self.convert_ids_to_tokens([ids] if isinstance(ids, int) else ids, skip_special_tokens)
+        tokens = self.convert_ids_to_tokens(self._listed(token_ids), skip_special_tokens)
         alone = self._standing_alone()
         parts: list[str] = []
         run: list[str] = []
@@ -251,6 +251,15 @@ class Tokenizer(Calls):
             self.clean_up_tokenization_spaces if clean_up_tokenization_spaces is None else clean_up_tokenization_spaces
         )
         return self.clean_up_tokenization(text) if wanted else text
+
+    def _listed(self, token_ids: Any) -> list[int]:
+        """Return ids as a list. Raises TokenizerError for anything else."""
+        ids = token_ids.tolist() if hasattr(token_ids, "tolist") else token_ids
+        try:
+            return [operator.index(each) for each in ([ids] if isinstance(ids, int) else ids)]
+        except TypeError:
+            what = "token_ids must be an id or a list of ids"
+            raise TokenizerError(f"{self._where}: {what}, got {token_ids!r:.60}") from None
 
     def _standing_alone(self) -> set[str]:
         """Return the tokens that are not joined to those beside them: added, and not special or new."""
@@ -324,8 +333,7 @@ class Tokenizer(Calls):
         self, save_directory: str | os.PathLike[str], filename_prefix: str | None = None
     ) -> tuple[str, ...]:
         """Write the tokenizer into a folder, each file whole or not at all, and return their paths."""
-        folder = Path(save_directory)
-        folder.mkdir(parents=True, exist_ok=True)
+        folder = made_folder(save_directory)
         prefix = f"{filename_prefix}-" if filename_prefix else ""
         added = {str(index): token.to_json() for index, token in self.added_tokens_decoder.items()}
         config = self.extra_config | self._config() | self.special_tokens_map

@@ -207,6 +207,12 @@ class Calls(SpecialTokens):
         """Return the entries of each text or pair, cut but not filled."""
         return [self._row(text, pair, how, lengths) for text, pair in items]
 
+    def _require_stride(self, stride: Any, room: int) -> None:
+        """Refuse to repeat more tokens than there is room for, or none that can be counted."""
+        most = max(0, room - 1)
+        if not isinstance(stride, int) or not 0 <= stride <= most:
+            raise TokenizerError(f"{self._where}: stride must be from 0 to {most}, got {stride!r}")
+
     def _truncate(self, ids: Any, pair: Any, remove: int, cuts: batch.Truncation, stride: int = 0) -> Any:
         return batch.truncate_pair(ids, pair, remove, cuts, self.truncation_side, stride, self.truncation_empties)
 
@@ -218,7 +224,10 @@ class Calls(SpecialTokens):
         total += self.num_special_tokens_to_add(pair is not None) if how.add_special_tokens else 0
         remove = max(0, total - lengths.max_length) if lengths.max_length else 0
         cuts = lengths.truncation
-        ids_left, pair_left, over = self._truncate(ids, pair_ids, remove, cuts, how.stride)
+        stride = how.stride if how.return_overflowing_tokens else 0
+        if stride and remove and cuts != "do_not_truncate":
+            self._require_stride(stride, len(pair_ids or [] if cuts == "only_second" else ids) - remove)
+        ids_left, pair_left, over = self._truncate(ids, pair_ids, remove, cuts, stride)
         row: dict[str, Any] = {"input_ids": self._joined(ids_left, pair_left, how)}
         if how.return_overflowing_tokens:
             if pair is not None and cuts == "longest_first":

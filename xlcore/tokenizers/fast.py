@@ -166,8 +166,7 @@ class FastTokenizer(SentencePieceTokenizer):
             counts = batch.cuts(*sizes, remove, how_cut, self.truncation_empties)
             kept = None if second is None else _without(second, counts[1], side)
             return [(_without(first, counts[0], side), kept)]
-        if not 0 <= how.stride < room:
-            raise TokenizerError(f"{self._where}: stride must be from 0 to {room - 1}, got {how.stride}")
+        self._require_stride(how.stride, room)
         parts = [cut.part(*place) for place in windows(len(cut.ids), room, how.stride, side)]
         return [(first, part) if cut is second else (part, second) for part in parts]
 
@@ -232,8 +231,7 @@ class FastTokenizer(SentencePieceTokenizer):
         spaces_between_special_tokens: bool = True,
     ) -> str:
         """Return the text of ids, with the spaces around added tokens that the text had."""
-        ids = token_ids.tolist() if hasattr(token_ids, "tolist") else token_ids
-        tokens = self.convert_ids_to_tokens([ids] if isinstance(ids, int) else ids, skip_special_tokens)
+        tokens = self.convert_ids_to_tokens(self._listed(token_ids), skip_special_tokens)
         text = self.convert_tokens_to_string(tokens)
         tidy = clean_up_tokenization_spaces
         return (

@@ -176,6 +176,7 @@ class SentencePieceTokenizer(Tokenizer):
         return found
 
     def _refuse_halves(self, text: str) -> None:
+        self._require_text(text)
         half = _HALF.search(text)
         if half is not None:
             raise TokenizerError(f"{self._where}: a text must be whole characters, got half of one ({half[0]!r})")

@@ -252,6 +252,7 @@ class TransfoXLTokenizer(Tokenizer):
 
     def _split_prepared(self, text: str) -> list[str]:
         """Split as the original code does: at white space or the delimiter, and nowhere else."""
+        self._require_text(text)
         text = text.strip().lower() if self.lower_case else text.strip()
         return list(text) if self.delimiter == "" else text.split(self.delimiter)
 
