@@ -3,12 +3,14 @@
 from xl_tf.generation import generate
 from xl_tf.layers.adaptive import TFAdaptiveEmbedding, TFProjectedAdaptiveLogSoftmax
 from xl_tf.layers.cache import KeyValueCache
+from xl_tf.layers.key_values import KeyValueMemory
 from xl_tf.model import Model
 from xl_tf.pretraining import (
     CrossLingualDataset,
     DataCollatorForPermutationLanguageModeling,
     PermutationLanguageModelingDataset,
 )
+from xl_tf.scoring import score, score_sentences
 from xl_tf.training import CarryMemory
 from xl_tf.transfo_xl import (
     TFTransfoXLForSequenceClassification,
@@ -52,6 +54,7 @@ __all__ = [
     "CrossLingualDataset",
     "DataCollatorForPermutationLanguageModeling",
     "KeyValueCache",
+    "KeyValueMemory",
     "Model",
     "PermutationLanguageModelingDataset",
     "TFAdaptiveEmbedding",
@@ -85,4 +88,6 @@ __all__ = [
     "XLMRobertaXLConfig",
     "XLNetConfig",
     "generate",
+    "score",
+    "score_sentences",
 ]

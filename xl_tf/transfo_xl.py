@@ -1,7 +1,6 @@
 """Transformer-XL in Keras (Dai et al., 2019). What it is stands in `xlcore/families/transfo_xl.py`."""
 
 import warnings
-from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -9,9 +8,10 @@ from keras import ops
 
 from xl_tf.checks import require_labels
 from xl_tf.layers.adaptive import AdaptiveBin, TFAdaptiveEmbedding, TFProjectedAdaptiveLogSoftmax
-from xl_tf.layers.attention import attend, distance_encodings, relative_shift
+from xl_tf.layers.attention import Keys, attend, by_head, distance_encodings, relative_shift
 from xl_tf.layers.basic import FeedForward, layer_norm, linear, parameter
-from xl_tf.layers.memory import CarriedMemory, Memory, MemoryThroughBody
+from xl_tf.layers.key_values import KeptLayer, KeyValueMemory, known_mems
+from xl_tf.layers.memory import CarriedMemory, Memory, MemoryThroughBody, turned
 from xl_tf.losses import classification_loss, mean_over
 from xl_tf.model import Model
 from xlcore.errors import ShapeError
@@ -41,31 +41,41 @@ class RelativeAttention(keras.Layer):
         self.position_bias = parameter(self, "position_bias", N, H) if config.untie_r else None
         self.built = True
 
+    def keys(self, context: Any) -> tuple[Any, Any]:
+        """Return keys and values [B, N, S, H] of context [B, S, D]."""
+        return self._by_head(self.key(context)), self._by_head(self.value(context))
+
+    def positions(self, distances: Any) -> Any:
+        """Return the keys [N, R, H] of distances [R, D]."""
+        return self._by_head(self.position(distances)[None])[0]
+
     def call(
         self,
         hidden: Any,
-        memory: Any,
-        distances: Any,
+        keys: Keys,
         visible: Any,
         head_mask: Any,
         need_probabilities: bool,
     ) -> tuple[Any, Any]:
-        """Attend from hidden [B, T, D] to memory [B, M, D] and hidden; distances [S + 1, D]; visible [T, S]."""
-        context = ops.concatenate([ops.cast(memory, hidden.dtype), hidden], axis=1)  # [B, S, D]
-        query = self._by_head(self.query(hidden))  # [B, T, N, H]
-        key = self._by_head(self.key(context))  # [B, S, N, H]
-        value = self._by_head(self.value(context))  # [B, S, N, H]
-        position = ops.reshape(self.position(distances), (-1, *self.heads))  # [S + 1, N, H]
-        by_distance = ops.einsum("btnh,rnh->bntr", query + self.position_bias, position)
+        """Attend from hidden [B, T, D] to S keys, of which it is the last T; visible [T, S]."""
+        query = self._by_head(self.query(hidden))  # [B, N, T, H]
+        by_distance = ops.einsum("bnth,nrh->bntr", query + self._each(self.position_bias), keys.position)
         bias = relative_shift(by_distance)  # [B, N, T, S]
-        query = query + self.content_bias
+        query = query + self._each(self.content_bias)
         dropout = self.dropout
-        attended, probabilities = attend(query, key, value, bias, visible, dropout, head_mask, need_probabilities)
+        attended, probabilities = attend(
+            query, keys.key, keys.value, bias, visible, dropout, head_mask, need_probabilities
+        )
         return self.out(attended), probabilities
 
     def _by_head(self, projected: Any) -> Any:
-        B, T, _ = ops.shape(projected)
-        return ops.reshape(projected, (B, T, *self.heads))
+        """Turn [B, S, N H] into [B, N, S, H]."""
+        B, S, _ = ops.shape(projected)
+        return by_head(ops.reshape(projected, (B, S, *self.heads)))
+
+    def _each(self, bias: Any) -> Any:
+        """Return a bias [N, H] to be added to each query, as [N, 1, H]."""
+        return ops.expand_dims(bias, 1)
 
 
 class TransfoXLBlock(keras.Layer):
@@ -90,18 +100,28 @@ class TransfoXLBlock(keras.Layer):
         head_mask: Any,
         need_probabilities: bool,
     ) -> tuple[Any, Any]:
-        """Map hidden [B, T, D] to the same shape; arguments as in `RelativeAttention`."""
-        residual = hidden
-        if self.pre_lnorm:
-            hidden, memory = self.attention_norm(hidden), self.attention_norm(memory)
+        """Map hidden [B, T, D] to the same shape.
+
+        Args:
+            memory: [B, M, D]; or the keys of memory and hidden, if they are there already.
+            distances: [S + 1, D]. The rest as in `RelativeAttention`.
+        """
+        residual, hidden, keys = hidden, self.seen(hidden), memory
+        if not isinstance(memory, Keys):
+            context = ops.concatenate([ops.cast(self.seen(memory), hidden.dtype), hidden], axis=1)  # [B, S, D]
+            keys = Keys(*self.attention.keys(context), self.attention.positions(distances))
         attended, probabilities = self.attention(
-            hidden, memory, distances, visible, head_mask, need_probabilities=need_probabilities
+            hidden, keys, visible, head_mask, need_probabilities=need_probabilities
         )
         hidden = residual + self.dropout(attended)
         if self.pre_lnorm:
             return hidden + self.feed_forward(self.feed_forward_norm(hidden)), probabilities
         hidden = self.attention_norm(hidden)
         return self.feed_forward_norm(hidden + self.feed_forward(hidden)), probabilities
+
+    def seen(self, hidden: Any) -> Any:
+        """Return what attention sees of hidden states."""
+        return self.attention_norm(hidden) if self.pre_lnorm else hidden
 
 
 class TFTransfoXLModel(Memory, Model):
@@ -126,7 +146,7 @@ class TFTransfoXLModel(Memory, Model):
     def call(
         self,
         input_ids: Any = None,
-        mems: Memories | None = None,
+        mems: Memories | KeyValueMemory | None = None,
         head_mask: Any = None,
         inputs_embeds: Any = None,
         output_attentions: bool | None = None,
@@ -139,7 +159,7 @@ class TFTransfoXLModel(Memory, Model):
         Args:
             input_ids: [B, T], or inputs_embeds: [B, T, D], already scaled.
             mems: L x [M, B, D], as an earlier call gave them, of any length; None starts as the config says, or takes
-                what `carry_memory` carries.
+                what `carry_memory` carries. In evaluation a `KeyValueMemory` is faster.
             head_mask: [N] or [L, N], 0 for heads to leave out.
             output_attentions, output_hidden_states, return_dict: as the config has them if None.
 
@@ -149,31 +169,30 @@ class TFTransfoXLModel(Memory, Model):
         Raises:
             ShapeError: for inputs of other shapes, ids outside the vocabulary, or both or none of ids and embeddings.
         """
-        mems = mems[: len(self.blocks)] if isinstance(mems, Sequence) else mems  # some keep the last output, too
-        self._check(input_ids=input_ids, mems=mems, head_mask=head_mask, inputs_embeds=inputs_embeds)
+        known = known_mems(mems, len(self.blocks))  # some keep the last output, too
+        self._check(input_ids=input_ids, mems=known, head_mask=head_mask, inputs_embeds=inputs_embeds)
         hidden = self.embedding(input_ids) if inputs_embeds is None else inputs_embeds
         hidden = self.dropout(hidden)
-        memories = self._memories(mems, hidden)
-        M, T = ops.shape(memories[0])[1], ops.shape(hidden)[1]
-        distances = distance_encodings(M + T + 1, self.config.d_model, self.config.clamp_len, hidden)
-        distances, visible = self.dropout(distances), self._visible(T, M)
+        memories, M = self._opened(mems, known, hidden, training)
+        T, read_on = ops.shape(hidden)[1], isinstance(mems, KeyValueMemory)
+        distances = None if read_on else self.dropout(self.encoded_distances(T, M, hidden))
+        visible = self._visible(T, M, mems.absent if read_on else 0)
         need_probabilities = self.config.output_attentions if output_attentions is None else output_attentions
-        hidden_states, attentions, kept = [], [], []
+        hidden_states, attentions = [], []
         for number, block in enumerate(self.blocks):
             head = head_mask if head_mask is None or len(head_mask.shape) == 1 else head_mask[number]
             hidden_states.append(hidden)
-            kept.append(self._kept(memories[number], hidden))
-            hidden, probabilities = block(
-                hidden, memories[number], distances, visible, head, need_probabilities=need_probabilities
+            hidden, probabilities = self._run(
+                block, hidden, memories[number], distances, visible, head, need_probabilities=need_probabilities
             )
             attentions.append(probabilities)
         hidden = self.dropout(hidden)
+        mems = self._after(mems, memories, hidden_states)
         hidden_states.append(hidden)
-        self._carry(mems, kept)
         need_hidden = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         output = self.head.output(
             last_hidden_state=hidden,
-            mems=[_turned(memory) for memory in kept] if mems is not None or self.mem_len > 0 else None,
+            mems=mems,
             hidden_states=tuple(hidden_states) if need_hidden else None,
             attentions=tuple(attentions) if need_probabilities else None,
         )
@@ -189,15 +208,22 @@ class TFTransfoXLModel(Memory, Model):
         if self.head.inputs.check(where, sizes, given).get("T") == 0:
             raise ShapeError(f"{where}: a segment must have at least one position, got 0")
 
-    def _visible(self, T: Any, M: Any) -> Any:
-        """Return [T, S]: true where a key stands at or before its query and within the window."""
+    def _run(self, block: TransfoXLBlock, hidden: Any, memory: Any, *rest: Any, need_probabilities: bool) -> Any:
+        if isinstance(memory, KeptLayer):
+            keys = memory.keys(block.attention, ops.stop_gradient(hidden), block.seen)
+            hidden, probabilities = block(hidden, keys, *rest, need_probabilities=need_probabilities)
+            return ops.stop_gradient(hidden), probabilities
+        return block(hidden, memory, *rest, need_probabilities=need_probabilities)
+
+    def _visible(self, T: Any, M: Any, absent: Any = 0) -> Any:
+        """Return [T, S]: true where a key stands at or before its query and within the window, and is not absent."""
         queries = ops.arange(M, M + T)
         behind = queries[:, None] - ops.arange(M + T)[None, :]
         visible = behind >= 0
         if self.config.same_length and self.mem_len > 0:
-            window = self.mem_len if self.config.window_rule == "hf" else M + 1
+            window = self.mem_len if self.config.window_rule == "hf" else M - absent + 1
             visible = visible & (behind < window)
-        return visible
+        return visible & (ops.arange(M + T) >= absent)
 
     # ------------------------------------------------------------------------------------------------------- memory
 
@@ -205,14 +231,24 @@ class TFTransfoXLModel(Memory, Model):
         """Return how many positions a text without `mems` remembers at its start, zeros all of them."""
         return max(self.mem_len, 0) if self.config.initial_memory == "zeros" else 0
 
-    def _memories(self, mems: Memories | None, hidden: Any) -> Memories:
+    def encoded_distances(self, T: Any, M: Any, like: Any) -> Any:
+        """Encode the distances between T queries and M + T keys, and one more, as [S + 1, D]."""
+        return distance_encodings(M + T + 1, self.config.d_model, self.config.clamp_len, like)
+
+    def _from_start(self, known: Memories | None, hidden: Any) -> Memories:
         """Return the memory of each layer batch first, L x [B, M, D]."""
-        if mems is not None:
-            return [_turned(memory) for memory in mems]
-        if self.carried.active:
-            return self.carried.read(type(self).__name__, hidden.shape[0])
+        if known is not None:
+            return [turned(memory) for memory in known]
         zeros = ops.zeros((ops.shape(hidden)[0], self.start_length(), hidden.shape[2]), dtype=hidden.dtype)
         return [zeros] * len(self.blocks)
+
+    def _after(self, mems: Any, memories: Any, hidden_states: list[Any]) -> Any:
+        """Leave for the next call what is kept now that the layers read hidden states, and return it as `mems`."""
+        if isinstance(mems, KeyValueMemory):
+            return mems.keep(self, hidden_states[0].shape[1], max(self.mem_len, 0))
+        kept = [self._kept(memory, hidden) for memory, hidden in zip(memories, hidden_states, strict=True)]
+        self._carry(mems, kept)
+        return [turned(memory) for memory in kept] if mems is not None or self.mem_len > 0 else None
 
     def _kept(self, memory: Any, hidden: Any) -> Any:
         """Return the last `mem_len` of memory and segment, cut off from the gradient."""
@@ -231,11 +267,6 @@ class TFTransfoXLModel(Memory, Model):
         return self.embedding
 
 
-def _turned(memory: Any) -> Any:
-    """Turn [M, B, D], as callers know it, into [B, M, D], or back."""
-    return ops.transpose(memory, (1, 0, 2))
-
-
 class TFTransfoXLLMHeadModel(MemoryThroughBody, Model):
     """The body with an adaptive softmax over the next word."""
 
@@ -250,7 +281,7 @@ class TFTransfoXLLMHeadModel(MemoryThroughBody, Model):
     def call(
         self,
         input_ids: Any = None,
-        mems: Memories | None = None,
+        mems: Memories | KeyValueMemory | None = None,
         head_mask: Any = None,
         inputs_embeds: Any = None,
         labels: Any = None,
@@ -339,7 +370,7 @@ class TFTransfoXLForSequenceClassification(MemoryThroughBody, Model):
     def call(
         self,
         input_ids: Any = None,
-        mems: Memories | None = None,
+        mems: Memories | KeyValueMemory | None = None,
         head_mask: Any = None,
         inputs_embeds: Any = None,
         labels: Any = None,

@@ -7,8 +7,10 @@ from keras import ops
 
 from xl_tf.checks import require_targets
 from xl_tf.heads import TextModel, chosen_positions
+from xl_tf.layers.attention import Keys
 from xl_tf.layers.basic import linear, parameter
-from xl_tf.layers.memory import CarriedMemory, Memory, MemoryThroughBody
+from xl_tf.layers.key_values import KeyValueMemory, known_mems
+from xl_tf.layers.memory import CarriedMemory, Memory, MemoryThroughBody, turned
 from xl_tf.layers.summary import AnswerScore, EndScores, SequenceSummary, StartScores, answer_loss, best_answers
 from xl_tf.layers.two_stream import XLNetBlock, blocked_keys, encoded_distances, scene_of
 from xl_tf.layers.vocabulary import Embedding, WordScores
@@ -46,6 +48,7 @@ class TFXLNetModel(Memory, TextModel, Model):
             input_ids: [B, T], or inputs_embeds: [B, T, D].
             attention_mask: [B, T], 0 for padding; or input_mask: [B, T], 1 for padding. Numbers or truth values.
             mems: L x [M, B, D], as an earlier call gave them, of any length; None takes what `carry_memory` carries.
+                In evaluation a `KeyValueMemory` is faster.
             perm_mask: [B, T, T], 1 where position i may not see what stands at position j.
             target_mapping: [B, P, T], a row for each prediction, 1 at its position; or [B, P] whole numbers, the
                 positions, -1 for none, which costs less in compiled code and on accelerators. Switches the second
@@ -63,40 +66,42 @@ class TFXLNetModel(Memory, TextModel, Model):
             ShapeError: for inputs of other shapes, ids outside the vocabulary, both or none of ids and embeddings, both
                 masks of padding, or an odd number of texts with `bi_data`.
         """
-        mems = None if mems is None or all(memory is None for memory in mems) else mems
+        known = known_mems(mems)
+        known = None if known is None or all(memory is None for memory in known) else known
+        mems = mems if isinstance(mems, KeyValueMemory) else known
         need_probabilities = self.config.output_attentions if output_attentions is None else output_attentions
         need_hidden = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         self._check(
-            input_ids=input_ids, attention_mask=attention_mask, mems=mems, perm_mask=perm_mask,
+            input_ids=input_ids, attention_mask=attention_mask, mems=known, perm_mask=perm_mask,
             target_mapping=target_mapping, token_type_ids=token_type_ids, input_mask=input_mask, head_mask=head_mask,
             inputs_embeds=inputs_embeds,
         )  # fmt: skip
         hidden = self.dropout(self.embedding(input_ids) if inputs_embeds is None else inputs_embeds)
         guess = None if target_mapping is None else self._guess(target_mapping, hidden)
-        memories = self._memories(mems, hidden)
-        M = 0 if memories is None else ops.shape(memories[0])[1]
-        T, config = ops.shape(hidden)[1], self.config
-        distances = self.dropout(encoded_distances(config, T, M, hidden))  # one for all rows of the batch
+        memories, M = self._opened(mems, known, hidden, training)
+        T, config, read_on = ops.shape(hidden)[1], self.config, isinstance(mems, KeyValueMemory)
+        distances = hidden if read_on else self.dropout(self.encoded_distances(T, M, hidden))  # one for all rows
         blocked = blocked_keys(M, attention_mask, input_mask, perm_mask)
+        blocked = mems.blocked(T, blocked) if read_on else blocked
         scene = scene_of(config, distances, T, M, blocked, token_type_ids, target_mapping, need_probabilities)
-        need_mems = self._need_mems(training) if use_mems is None else use_mems
-        hidden_states, attentions, kept = [], [], []
+        need_mems = read_on or self._need_mems(training) if use_mems is None else use_mems
+        hidden_states, attentions, contexts = [], [], []
         for number, block in enumerate(self.blocks):
             head = head_mask if head_mask is None or len(head_mask.shape) == 1 else head_mask[number]
-            context = hidden if memories is None else ops.concatenate([memories[number], hidden], axis=1)  # [B, S, D]
+            context = block.context(hidden, None if memories is None else memories[number])
             hidden_states += [hidden] if guess is None else [hidden, guess]
-            kept += [self._kept(context, M)] if need_mems or self.carried.active else []
+            contexts += [context] if need_mems or self.carried.active else []
             last = number + 1 == len(self.blocks) and guess is not None and not (need_hidden or need_probabilities)
             hidden = None if last else hidden  # nobody reads what it would become
-            hidden, guess, probabilities = block(
-                hidden, guess, context, scene, head, need_probabilities=need_probabilities
+            hidden, guess, probabilities = self._run(
+                block, hidden, guess, context, scene, head, need_probabilities=need_probabilities
             )
             attentions.append(probabilities)
         hidden_states += [hidden] if guess is None else [hidden, guess]
-        self._carry(mems, kept)
+        mems = self._after(mems, contexts, M, T) if need_mems or self.carried.active else None
         output = self.head.output(
             last_hidden_state=self.dropout(hidden if guess is None else guess),
-            mems=tuple(_turned(memory) for memory in kept) if need_mems else None,
+            mems=mems if need_mems else None,
             hidden_states=tuple(hidden_states) if need_hidden else None,
             attentions=tuple(attentions) if need_probabilities else None,
         )
@@ -113,6 +118,13 @@ class TFXLNetModel(Memory, TextModel, Model):
         if given["target_mapping"] is not None:
             require_targets(where, given["target_mapping"], found.get("T"))
 
+    def _run(self, block: XLNetBlock, *inputs: Any, need_probabilities: bool) -> Any:
+        hidden, guess, probabilities = block(*inputs, need_probabilities=need_probabilities)
+        if isinstance(inputs[2], Keys):
+            hidden = None if hidden is None else ops.stop_gradient(hidden)
+            guess = None if guess is None else ops.stop_gradient(guess)
+        return hidden, guess, probabilities
+
     def _guess(self, target_mapping: Any, hidden: Any) -> Any:
         """Return where the second stream starts, [B, P, D]: the same everywhere."""
         B, P = ops.shape(target_mapping)[:2]
@@ -124,11 +136,23 @@ class TFXLNetModel(Memory, TextModel, Model):
         """Return how many positions a text remembers at its start if memory is carried, zeros all of them."""
         return max(self.mem_len, 0)
 
-    def _memories(self, mems: Memories, hidden: Any) -> Memories:
-        """Return the memory of each layer batch first, L x [B, M, D]; None if there is none."""
-        if mems is None and self.carried.active:
-            return self.carried.read(type(self).__name__, hidden.shape[0])
-        return None if mems is None else [ops.cast(_turned(memory), hidden.dtype) for memory in mems]
+    def encoded_distances(self, T: Any, M: Any, like: Any) -> Any:
+        """Encode the distances between T queries and M + T keys, and one more, as [G, R, D]."""
+        return encoded_distances(self.config, T, M, like)
+
+    def _from_start(self, known: Memories, hidden: Any) -> Memories:
+        """Return the memory that was given batch first, L x [B, M, D]; None if there is none."""
+        return None if known is None else [ops.cast(turned(memory), hidden.dtype) for memory in known]
+
+    def _after(self, mems: Any, contexts: list[Any], M: Any, T: Any) -> Any:
+        """Leave for the next call what is kept of what the layers saw, and return it as `mems`."""
+        if isinstance(mems, KeyValueMemory):
+            most = self.mem_len if self.mem_len > 0 else None
+            fill = not (self.config.attn_type == "uni" and self.config.same_length)  # which counts keys from the first
+            return mems.keep(self, min(T, self.config.reuse_len or T), most, fill)
+        kept = [self._kept(context, M) for context in contexts]
+        self._carry(mems, kept)
+        return tuple(turned(memory) for memory in kept)
 
     def _need_mems(self, training: bool | None) -> bool:
         return self.config.use_mems_train if training else self.config.use_mems_eval
@@ -139,11 +163,6 @@ class TFXLNetModel(Memory, TextModel, Model):
         kept = ops.stop_gradient(context)
         kept = kept[:, : M + reuse_len] if reuse_len else kept
         return kept[:, -self.mem_len :] if self.mem_len > 0 else kept
-
-
-def _turned(memory: Any) -> Any:
-    """Turn [M, B, D], as callers know it, into [B, M, D], or back."""
-    return ops.transpose(memory, (1, 0, 2))
 
 
 class TFXLNetLMHeadModel(MemoryThroughBody, TextModel, Model):

@@ -3,12 +3,14 @@
 from xl_torch.generation import generate
 from xl_torch.layers.adaptive import AdaptiveEmbedding, ProjectedAdaptiveLogSoftmax
 from xl_torch.layers.cache import KeyValueCache
+from xl_torch.layers.key_values import KeyValueMemory
 from xl_torch.model import Model
 from xl_torch.pretraining import (
     CrossLingualDataset,
     DataCollatorForPermutationLanguageModeling,
     PermutationLanguageModelingDataset,
 )
+from xl_torch.scoring import score, score_sentences
 from xl_torch.transfo_xl import (
     TransfoXLForSequenceClassification,
     TransfoXLLMHeadModel,
@@ -51,6 +53,7 @@ __all__ = [
     "CrossLingualDataset",
     "DataCollatorForPermutationLanguageModeling",
     "KeyValueCache",
+    "KeyValueMemory",
     "Model",
     "PermutationLanguageModelingDataset",
     "ProjectedAdaptiveLogSoftmax",
@@ -83,4 +86,6 @@ __all__ = [
     "XLNetLMHeadModel",
     "XLNetModel",
     "generate",
+    "score",
+    "score_sentences",
 ]

@@ -1,7 +1,6 @@
 """Transformer-XL in PyTorch (Dai et al., 2019). What it is stands in `xlcore/families/transfo_xl.py`."""
 
 import warnings
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,9 +9,11 @@ from torch.utils.checkpoint import checkpoint
 
 from xl_torch.checks import require_labels
 from xl_torch.layers.adaptive import AdaptiveBin, AdaptiveEmbedding, ProjectedAdaptiveLogSoftmax
-from xl_torch.layers.attention import attend, distance_encodings, relative_shift
+from xl_torch.layers.attention import Keys, attend, by_head, distance_encodings, fused, kernel_fits, relative_shift
 from xl_torch.layers.basic import FeedForward, layer_norm, linear, parameter
-from xl_torch.layers.memory import CarriedMemory, Memory, MemoryThroughBody
+from xl_torch.layers.key_values import KeptLayer, KeyValueMemory, known_mems
+from xl_torch.layers.memory import CarriedMemory, Memory, MemoryThroughBody, turned
+from xl_torch.layers.shared_table import one_gradient
 from xl_torch.losses import classification_loss, mean_over
 from xl_torch.model import Model
 from xlcore.errors import ShapeError
@@ -40,27 +41,48 @@ class RelativeAttention(nn.Module):
         self.content_bias = parameter(N, H) if config.untie_r else None  # else the model gives all layers the same
         self.position_bias = parameter(N, H) if config.untie_r else None
 
+    def keys(self, context: Tensor) -> tuple[Tensor, Tensor]:
+        """Return keys and values [B, N, S, H] of context [B, S, D]."""
+        return self._by_head(self.key(context)), self._by_head(self.value(context))
+
+    def positions(self, distances: Tensor) -> Tensor:
+        """Return the keys [N, R, H] of distances [R, D]."""
+        return self._by_head(self.position(distances))
+
     def forward(
         self,
         hidden: Tensor,
-        memory: Tensor,
-        distances: Tensor,
+        keys: Keys,
         visible: Tensor,
         head_mask: Tensor | None,
         need_probabilities: bool,
     ) -> tuple[Tensor, Tensor | None]:
-        """Attend from hidden [B, T, D] to memory [B, M, D] and hidden; distances [S + 1, D]; visible [T, S]."""
-        context = torch.cat([memory.to(hidden.dtype), hidden], dim=1)  # [B, S, D]
-        query = self.query(hidden).unflatten(-1, self.heads)  # [B, T, N, H]
-        key = self.key(context).unflatten(-1, self.heads)  # [B, S, N, H]
-        value = self.value(context).unflatten(-1, self.heads)  # [B, S, N, H]
-        position = self.position(distances).unflatten(-1, self.heads)  # [S + 1, N, H]
-        by_distance = torch.einsum("btnh,rnh->bntr", query + self.position_bias.to(query.dtype), position)
+        """Attend from hidden [B, T, D] to S keys, of which it is the last T; visible [T, S]."""
+        query = self._by_head(self.query(hidden))  # [B, N, T, H]
+        if kernel_fits(query, head_mask, need_probabilities):
+            return self.out(self._fused(query, keys, visible)), None
+        by_distance = torch.einsum("bnth,nrh->bntr", query + self._each(self.position_bias, query), keys.position)
         bias = relative_shift(by_distance)  # [B, N, T, S]
-        query = query + self.content_bias.to(query.dtype)
+        query = query + self._each(self.content_bias, query)
         dropout = self.dropout if self.training else 0.0
-        attended, probabilities = attend(query, key, value, bias, visible, dropout, head_mask, need_probabilities)
+        attended, probabilities = attend(
+            query, keys.key, keys.value, bias, visible, dropout, head_mask, need_probabilities
+        )
         return self.out(attended), probabilities
+
+    def _fused(self, query: Tensor, keys: Keys, visible: Tensor) -> Tensor:
+        """Attend from query [B, N, T, H] in one kernel; returns [B, T, N H]."""
+        content, located = (query + self._each(bias, query) for bias in (self.content_bias, self.position_bias))
+        dropout, S = self.dropout if self.training else 0.0, keys.key.shape[2]
+        return fused(content, located, keys, visible[None], dropout, behind=S)
+
+    def _by_head(self, projected: Tensor) -> Tensor:
+        """Turn [.., S, N H] into [.., N, S, H]."""
+        return by_head(projected.unflatten(-1, self.heads))
+
+    def _each(self, bias: Tensor, query: Tensor) -> Tensor:
+        """Return a bias [N, H] to be added to each query, as [N, 1, H]."""
+        return bias.to(query.dtype)[:, None]
 
 
 class TransfoXLBlock(nn.Module):
@@ -78,22 +100,32 @@ class TransfoXLBlock(nn.Module):
     def forward(
         self,
         hidden: Tensor,
-        memory: Tensor,
-        distances: Tensor,
+        memory: Tensor | Keys,
+        distances: Tensor | None,
         visible: Tensor,
         head_mask: Tensor | None,
         need_probabilities: bool,
     ) -> tuple[Tensor, Tensor | None]:
-        """Map hidden [B, T, D] to the same shape; arguments as in `RelativeAttention`."""
-        residual = hidden
-        if self.pre_lnorm:
-            hidden, memory = self.attention_norm(hidden), self.attention_norm(memory)
-        attended, probabilities = self.attention(hidden, memory, distances, visible, head_mask, need_probabilities)
+        """Map hidden [B, T, D] to the same shape.
+
+        Args:
+            memory: [B, M, D]; or the keys of memory and hidden, if they are there already.
+            distances: [S + 1, D]. The rest as in `RelativeAttention`.
+        """
+        residual, hidden, keys = hidden, self.seen(hidden), memory
+        if not isinstance(memory, Keys):
+            context = torch.cat([self.seen(memory).to(hidden.dtype), hidden], dim=1)  # [B, S, D]
+            keys = Keys(*self.attention.keys(context), self.attention.positions(distances))
+        attended, probabilities = self.attention(hidden, keys, visible, head_mask, need_probabilities)
         hidden = residual + self.dropout(attended)
         if self.pre_lnorm:
             return hidden + self.feed_forward(self.feed_forward_norm(hidden)), probabilities
         hidden = self.attention_norm(hidden)
         return self.feed_forward_norm(hidden + self.feed_forward(hidden)), probabilities
+
+    def seen(self, hidden: Tensor) -> Tensor:
+        """Return what attention sees of hidden states."""
+        return self.attention_norm(hidden) if self.pre_lnorm else hidden
 
 
 class TransfoXLModel(Memory, Model):
@@ -118,7 +150,7 @@ class TransfoXLModel(Memory, Model):
     def forward(
         self,
         input_ids: Tensor | None = None,
-        mems: Memories | None = None,
+        mems: Memories | KeyValueMemory | None = None,
         head_mask: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
         output_attentions: bool | None = None,
@@ -130,7 +162,7 @@ class TransfoXLModel(Memory, Model):
         Args:
             input_ids: [B, T], or inputs_embeds: [B, T, D], already scaled.
             mems: L x [M, B, D], as an earlier call gave them, of any length; None starts as the config says, or takes
-                what `carry_memory` carries.
+                what `carry_memory` carries. In evaluation a `KeyValueMemory` is faster.
             head_mask: [N] or [L, N], 0 for heads to leave out.
             output_attentions, output_hidden_states, return_dict: as the config has them if None.
 
@@ -140,31 +172,30 @@ class TransfoXLModel(Memory, Model):
         Raises:
             ShapeError: for inputs of other shapes, ids outside the vocabulary, or both or none of ids and embeddings.
         """
-        mems = mems[: len(self.blocks)] if isinstance(mems, Sequence) else mems  # some keep the last output, too
-        self._check(input_ids=input_ids, mems=mems, head_mask=head_mask, inputs_embeds=inputs_embeds)
+        known = known_mems(mems, len(self.blocks))  # some keep the last output, too
+        self._check(input_ids=input_ids, mems=known, head_mask=head_mask, inputs_embeds=inputs_embeds)
         hidden = self.embedding(input_ids) if inputs_embeds is None else inputs_embeds
         hidden = self.dropout(hidden)
-        memories = self._memories(mems, hidden)
-        M, T = memories[0].shape[1], hidden.shape[1]
-        distances = distance_encodings(M + T + 1, self.config.d_model, self.config.clamp_len, hidden)
-        distances, visible = self.dropout(distances), self._visible(T, M, hidden)
+        memories, M = self._opened(mems, known, hidden)
+        T, read_on = hidden.shape[1], isinstance(mems, KeyValueMemory)
+        distances = None if read_on else self.dropout(self.encoded_distances(T, M, hidden))
+        visible = self._visible(T, M, hidden)
         need_probabilities = self.config.output_attentions if output_attentions is None else output_attentions
-        hidden_states, attentions, kept = [], [], []
+        hidden_states, attentions = [], []
         for number, block in enumerate(self.blocks):
             head = head_mask if head_mask is None or head_mask.dim() == 1 else head_mask[number]
             hidden_states.append(hidden)
-            kept.append(self._kept(memories[number], hidden))
             hidden, probabilities = self._run(
                 block, hidden, memories[number], distances, visible, head, need_probabilities
             )
             attentions.append(probabilities)
         hidden = self.dropout(hidden)
+        mems = self._after(mems, memories, hidden_states)
         hidden_states.append(hidden)
-        self._carry(mems, kept)
         need_hidden = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         output = self.head.output(
             last_hidden_state=hidden,
-            mems=[memory.transpose(0, 1) for memory in kept] if mems is not None or self.mem_len > 0 else None,
+            mems=mems,
             hidden_states=tuple(hidden_states) if need_hidden else None,
             attentions=tuple(attentions) if need_probabilities else None,
         )
@@ -180,7 +211,11 @@ class TransfoXLModel(Memory, Model):
         if self.head.inputs.check(where, sizes, given, Tensor).get("T") == 0:
             raise ShapeError(f"{where}: a segment must have at least one position, got 0")
 
-    def _run(self, block: nn.Module, *inputs: Any) -> Any:
+    def _run(self, block: TransfoXLBlock, hidden: Tensor, memory: Any, *rest: Any) -> Any:
+        if isinstance(memory, KeptLayer):
+            with torch.no_grad():
+                return block(hidden, memory.keys(block.attention, hidden, block.seen), *rest)
+        inputs = (hidden, memory, *rest)
         if self.gradient_checkpointing and self.training:
             return checkpoint(block, *inputs, use_reentrant=False)
         return block(*inputs)
@@ -201,13 +236,23 @@ class TransfoXLModel(Memory, Model):
         """Return how many positions a text without `mems` remembers at its start, zeros all of them."""
         return max(self.mem_len, 0) if self.config.initial_memory == "zeros" else 0
 
-    def _memories(self, mems: Memories | None, hidden: Tensor) -> Memories:
+    def encoded_distances(self, T: int, M: int, like: Tensor) -> Tensor:
+        """Encode the distances between T queries and M + T keys, and one more, as [S + 1, D]."""
+        return distance_encodings(M + T + 1, self.config.d_model, self.config.clamp_len, like)
+
+    def _from_start(self, known: Memories | None, hidden: Tensor) -> Memories:
         """Return the memory of each layer batch first, L x [B, M, D]."""
-        if mems is not None:
-            return [memory.transpose(0, 1) for memory in mems]
-        if self.carried.active:
-            return self.carried.read(type(self).__name__, hidden.shape[0])
+        if known is not None:
+            return [turned(memory) for memory in known]
         return [hidden.new_zeros(hidden.shape[0], self.start_length(), hidden.shape[2])] * len(self.blocks)
+
+    def _after(self, mems: Any, memories: Any, hidden_states: list[Tensor]) -> Any:
+        """Leave for the next call what is kept now that the layers read hidden states, and return it as `mems`."""
+        if isinstance(mems, KeyValueMemory):
+            return mems.keep(self, hidden_states[0].shape[1], max(self.mem_len, 0))
+        kept = [self._kept(memory, hidden) for memory, hidden in zip(memories, hidden_states, strict=True)]
+        self._carry(mems, kept)
+        return [turned(memory) for memory in kept] if mems is not None or self.mem_len > 0 else None
 
     def _kept(self, memory: Tensor, hidden: Tensor) -> Tensor:
         """Return the last `mem_len` of memory and segment, cut off from the gradient."""
@@ -237,10 +282,11 @@ class TransfoXLLMHeadModel(MemoryThroughBody, Model):
         self.crit = ProjectedAdaptiveLogSoftmax(*sizes, embedding=self.transformer.embedding, **ties)
         self.finish()
 
+    @one_gradient
     def forward(
         self,
         input_ids: Tensor | None = None,
-        mems: Memories | None = None,
+        mems: Memories | KeyValueMemory | None = None,
         head_mask: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
@@ -321,7 +367,7 @@ class TransfoXLForSequenceClassification(MemoryThroughBody, Model):
     def forward(
         self,
         input_ids: Tensor | None = None,
-        mems: Memories | None = None,
+        mems: Memories | KeyValueMemory | None = None,
         head_mask: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,

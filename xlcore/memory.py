@@ -3,7 +3,7 @@
 from typing import Any
 
 from xlcore.config import fitted, positive, whole
-from xlcore.errors import ConfigError
+from xlcore.errors import ConfigError, ShapeError
 
 
 def require_memory(where: str, length: int, batch_size: Any) -> None:
@@ -28,3 +28,25 @@ def require_memory_length(where: str, length: Any, carried: bool) -> None:
     fitted(where, "mem_len", length, whole)
     if carried:
         raise ConfigError(f"{where}: the memory's length must stay while it is carried, got {length}; drop_memory()")
+
+
+def require_kept(where: str, training: bool, same: bool, before: tuple[int, str], now: tuple[Any, str]) -> None:
+    """Refuse to read on from keys and values that were not kept for this.
+
+    Args:
+        where, training: the model that reads, and whether it learns.
+        same: whether it is the model that read before.
+        before, now: rows of the batch, and the dtype of hidden states.
+
+    Raises:
+        ConfigError: in training, and for a memory of another model.
+        ShapeError: for another batch or dtype.
+    """
+    if training:
+        raise ConfigError(f"{where}: mems must be a list of arrays in training, got a KeyValueMemory")
+    if not same:
+        raise ConfigError(f"{where}: mems must be what this model has read, got a KeyValueMemory of another model")
+    if now[0] is not None and before[0] != now[0]:
+        raise ShapeError(f"{where}: a batch must have the {before[0]} rows that mems hold, got {now[0]}")
+    if before[1] != now[1]:
+        raise ShapeError(f"{where}: hidden states must be {before[1]} as mems hold them, got {now[1]}")

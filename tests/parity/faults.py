@@ -52,13 +52,10 @@ def keras(*row: Any, **more: Any) -> Fault:
     return Fault(*row, **more, room="xl_tf")
 
 
-QUERY = "query = self.query(hidden).unflatten(-1, self.heads)"
-KEY = "key = self.key(context).unflatten(-1, self.heads)"
-QUERY_TF = "query = self._by_head(self.query(hidden))"
-SPLIT = "  # [B, T, N, H]\n        "
-DISTANCE_BIAS = """query + self.{}_bias.to(query.dtype), position)
+QUERY, KEY = "query = self._by_head(self.query(hidden))", "self._by_head(self.key(context))"
+DISTANCE_BIAS = """self._each(self.{}_bias, query), keys.position)
         bias = relative_shift(by_distance)  # [B, N, T, S]
-        query = query + self.{}_bias"""
+        query = query + self._each(self.{}_bias"""
 STALE = """if not hasattr(self, "stale"):
             self.stale = self.outer.weight.detach().clone()
         weight = self.outer.weight + (self.stale - self.outer.weight).detach()
@@ -72,15 +69,15 @@ XLM = {"family": "xlm", "example": "next words", "head": "XLMWithLMHeadModel"}
 
 FAULTS = (
     # ------------------------------------------------------------------------------------------------- attention
-    Fault("query and key swapped", MODEL, f"{QUERY}{SPLIT}{KEY}",
-          f"{QUERY.replace('.query', '.key')}{SPLIT}{KEY.replace('.key', '.query')}", "blocks.0.attention > query"),
+    Fault("query projected as key", MODEL, QUERY, QUERY.replace(".query", ".key"),
+          "blocks.0.attention > _by_head.by_head.returned"),
     Fault("a kernel transposed", MODEL, "self.value(context)", "(context @ self.value.weight)",
-          "blocks.0.attention > value"),
-    Fault("one head permuted", MODEL, KEY, f"{KEY}[:, :, [1, 0, 2]]", "blocks.0.attention > key"),
+          "blocks.0.attention > _by_head.by_head.returned"),
+    Fault("one head permuted", MODEL, KEY, f"{KEY}[:, [1, 0, 2]]", "blocks.0.attention > keys.returned.0"),
     Fault("content and position bias swapped", MODEL, DISTANCE_BIAS.format("position", "content"),
           DISTANCE_BIAS.format("content", "position"), "blocks.0.attention > by_distance"),
-    Fault("memory behind the segment", MODEL, "torch.cat([memory.to(hidden.dtype), hidden], dim=1)  # [B, S, D]",
-          "torch.cat([hidden, memory.to(hidden.dtype)], dim=1)", "blocks.0.attention > context"),
+    Fault("memory behind the segment", MODEL, "torch.cat([self.seen(memory).to(hidden.dtype), hidden], dim=1)",
+          "torch.cat([hidden, self.seen(memory).to(hidden.dtype)], dim=1)", "blocks.0 > context"),
     Fault("relative shift off by one", ATTENTION, "[..., T:]", "[..., T - 1 : -1]",
           "blocks.0.attention > relative_shift.returned"),
     Fault("scale missing", ATTENTION, "+ bias) * scale", "+ bias)", "blocks.0.attention > attend.scores"),
@@ -116,8 +113,9 @@ FAULTS = (
           names=("blocks.0.feed_forward.outer.bias", "blocks.1.feed_forward.outer.bias")),
     Fault("residual missing", MODEL, "residual + self.dropout(attended)", "self.dropout(attended)",
           "blocks.0 > hidden"),
-    Fault("normalised before, not after", MODEL, "= config.pre_lnorm", "= not config.pre_lnorm", "blocks.0 > hidden"),
-    Fault("memory not normalised", MODEL, "self.attention_norm(memory)", "memory", "blocks.0.attention > context",
+    Fault("normalised before, not after", MODEL, "= config.pre_lnorm", "= not config.pre_lnorm",
+          "blocks.0 > seen.returned"),
+    Fault("memory not normalised", MODEL, "self.seen(memory)", "memory", "blocks.0 > context",
           example="pre-norm"),
     # ---------------------------------------------------------------------------------------------------- memory
     Fault("memory one step late", MODEL, "- max(self.mem_len, 0)) :]", "- max(self.mem_len, 0) - 1) : -1]",
@@ -131,9 +129,9 @@ FAULTS = (
     Fault("projection omitted", ADAPTIVE, "rows if each.projection is None", f"rows if {SQUARE}",
           "embedding > embedded"),
     Fault("projection transposed", ADAPTIVE, "hidden @ each.projection",
-          f"hidden @ (each.projection.T if {SQUARE} else each.projection)", "crit > _head._projected.returned"),
+          f"hidden @ (each.projection.T if {SQUARE} else each.projection)", "crit > token_losses._projected.returned"),
     Fault("weights untied", ADAPTIVE, "if shared and tie_weight", "if shared and not tie_weight",
-          "crit > _head.weight", ("static", "float64"), names=UNTIED),
+          "crit > token_losses.entry_losses._losses.returned", ("static", "float64"), names=UNTIED),
     Fault("border of a cluster off by one", ADAPTIVE, "inside = (labels >= start)", "inside = (labels > start)",
           "crit > token_losses.inside"),
     Fault("clusters reversed in losses", ADAPTIVE, "shortlist + number, entry",
@@ -156,7 +154,7 @@ FAULTS = (
           "F.linear(rows.detach(), each.projection)", "embedding > gradient of bins.3.weight", ("gradients",),
           names=tuple(f"embedding.bins.{number}.weight" for number in range(4)), example="untied"),
     Fault("weights of an earlier step", BASIC, "return self.dropout(self.outer(inner))", STALE, "", ("training",)),
-    Fault("memory lost while generating", GENERATION, "mems=mems", "mems=None", "", ("tokens",)),
+    Fault("memory lost while generating", GENERATION, "mems=memory", "mems=None", "", ("tokens",)),
     # ------------------------------------------------------------------------------------------------- precision
     Fault("distances in float32, always", ATTENTION, "torch.promote_types(like.dtype, torch.float32)", "torch.float32",
           " > distance_encodings.exponents"),
@@ -174,10 +172,11 @@ FAULTS = (
     Fault("distances in bfloat16", ATTENTION, "torch.promote_types(like.dtype, torch.float32)", "like.dtype",
           " > distance_encodings.returned", ("bfloat16",), more={"mem_len": 600, "clamp_len": -1}),
     # ----------------------------------------------------------------------------------------------------- Keras
-    keras("query projected as key", MODEL, QUERY_TF, QUERY_TF.replace(".query", ".key"), "blocks.0.attention > query"),
-    keras("heads split the other way round", MODEL, "return ops.reshape(projected, (B, T, *self.heads))",
-          "return ops.transpose(ops.reshape(projected, (B, T, *self.heads[::-1])), (0, 1, 3, 2))",
-          "blocks.0.attention > query"),
+    keras("query projected as key", MODEL, QUERY, QUERY.replace(".query", ".key"),
+          "blocks.0.attention > _by_head.by_head.returned"),
+    keras("heads split the other way round", MODEL, "by_head(ops.reshape(projected, (B, S, *self.heads)))",
+          "ops.transpose(ops.reshape(projected, (B, S, *self.heads[::-1])), (0, 3, 1, 2))",
+          "blocks.0.attention > _by_head.returned"),
     keras("relative shift off by one", ATTENTION, "[..., T:]", "[..., T - 1 : -1]",
           "blocks.0.attention > relative_shift.returned"),
     keras("mask too high", ATTENTION, "ops.cast(lowest(scores.dtype), scores.dtype)", "ops.cast(-5.0, scores.dtype)",
@@ -192,7 +191,7 @@ FAULTS = (
     keras("projection transposed", ADAPTIVE, "ops.transpose(each.projection))",
           f"each.projection if {SQUARE} else ops.transpose(each.projection))", "embedding > rows"),
     keras("weights untied", ADAPTIVE, "if shared and tie_weight", "if shared and not tie_weight",
-          "crit > _head.weight", ("static", "float64"), names=UNTIED),
+          "crit > token_losses.entry_losses._losses.returned", ("static", "float64"), names=UNTIED),
     keras("clusters reversed in scores", ADAPTIVE, "shortlist + number - 1",
           "shortlist + len(self.ends) - 1 - number", "crit > log_prob.entry"),
     keras("gradient of values stopped", MODEL, "self._by_head(self.value(context))",

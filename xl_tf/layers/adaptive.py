@@ -8,9 +8,11 @@ from keras import ops
 
 from xl_tf.checks import require_ids, require_labels
 from xl_tf.layers.basic import parameter
+from xl_tf.layers.word_loss import entry_losses
 from xl_tf.losses import inside, mean_over, told
-from xl_tf.ops import pick, precise
+from xl_tf.ops import precise
 from xlcore.adaptive import bins, tables
+from xlcore.errors import ShapeError
 
 
 class AdaptiveBin(keras.Layer):
@@ -183,13 +185,13 @@ class TFProjectedAdaptiveLogSoftmax(keras.Layer):
         for number, (start, end, _) in enumerate(self.ends[1:]):
             entry = ops.where((labels >= start) & (labels < end), shortlist + number, entry)
         known = (labels >= 0) & (labels < self.n_token)
-        losses = -pick(self._head(hidden), entry)
-        losses = told(losses, labels, known)
-        for number, (start, end, _) in enumerate(self.ends[1:], 1):
+        entries = [ops.where(known, entry, -1)]
+        for start, end, _ in self.ends[1:]:
             inside = (labels >= start) & (labels < end)
-            tail = pick(self._tail(hidden, number), ops.clip(labels - start, 0, end - start - 1))
-            losses = losses - ops.where(inside, tail, ops.zeros_like(tail))  # shapes must not depend on the labels
-        return losses
+            entries.append(ops.where(inside, labels - start, -1))
+        states = [_projected(hidden, each) for each in self.bins]
+        losses = entry_losses(states, entries, *self._tables(), [0, *(end for _, end, _ in self.ends)])
+        return told(losses, labels, known)
 
     def mean_loss(self, where: str, hidden: Any, labels: Any) -> Any:
         """Return the mean loss of words: hidden [..., D], labels [...]; nothing is shifted, -100 is ignored."""
@@ -197,13 +199,45 @@ class TFProjectedAdaptiveLogSoftmax(keras.Layer):
         losses = self.token_losses(ops.reshape(hidden, (-1, hidden.shape[-1])), ops.ravel(labels))
         return mean_over(losses, inside(labels, self.n_token))
 
+    def likeliest(self, hidden: Any, k: int = 1) -> tuple[Any, Any]:
+        """Return the log-probabilities of the k likeliest ids and these ids, [..., k], for hidden states [..., D].
+
+        They are those of `log_prob`. No word is likelier than its cluster: a tail is computed only if there is a
+        position where its cluster is as likely as the k likeliest words so far.
+
+        Raises:
+            ShapeError: unless 1 <= k <= V.
+        """
+        if not 1 <= k <= self.n_token:
+            raise ShapeError(f"likeliest: k must lie in [1, {self.n_token}], got {k}")
+        head, shortlist = self._head(hidden), self.ends[0][1]
+        values, ids = _best(head[..., :shortlist], min(k, shortlist))
+        missing = [[0, 0]] * (len(hidden.shape) - 1) + [[0, k - min(k, shortlist)]]
+        values, ids = ops.pad(values, missing, constant_values=-float("inf")), ops.pad(ids, missing)
+        clusters = head[..., shortlist:]
+        wanted = clusters >= values[..., -1:]  # [..., C]
+        for number in range(1, len(self.ends)):
+            entry = clusters[..., number - 1, None]
+
+            def looked_into(number: int = number, entry: Any = entry, values: Any = values, ids: Any = ids) -> Any:
+                tail, places = _best(entry + self._tail(hidden, number), min(k, self._size(number)))
+                both = ops.concatenate([values, tail], axis=-1)
+                names = ops.concatenate([ids, places + self.ends[number][0]], axis=-1)
+                best, which = _best(both, k)
+                return best, ops.take_along_axis(names, which, axis=-1)
+
+            kept = (values, ids)
+            values, ids = ops.cond(ops.any(wanted[..., number - 1]), looked_into, lambda kept=kept: kept)
+        return ops.cast(values, hidden.dtype), ids
+
     def _head(self, hidden: Any) -> Any:
         """Return log-probabilities of the frequent ids and of the clusters, [..., cutoffs[0] + C]."""
         weight, bias = self._table(0)
-        if self.cluster is not None:
-            weight = ops.concatenate([weight, self.cluster.weight])
-            bias = ops.concatenate([bias, self.cluster.bias])
-        return _log_softmax(_linear(_projected(hidden, self.bins[0]), weight, bias))
+        states = _projected(hidden, self.bins[0])
+        scores = _linear(states, weight, bias)
+        if self.cluster is not None:  # scores are beside each other sooner than tables
+            scores = ops.concatenate([scores, _linear(states, self.cluster.weight, self.cluster.bias)], axis=-1)
+        return _log_softmax(scores)
 
     def _tail(self, hidden: Any, number: int) -> Any:
         """Return log-probabilities within one cluster."""
@@ -218,6 +252,17 @@ class TFProjectedAdaptiveLogSoftmax(keras.Layer):
         start, end, _ = self.ends[number]
         return self.bins[0].weight[start:end], self.bins[0].bias[start:end]
 
+    def _tables(self) -> tuple[list[Any], list[Any]]:
+        """Return the tables and the biases of all bins, as `entry_losses` takes them; what has no biases has zeros."""
+        tables = [each for each in self.bins if each.weight is not None] + ([self.cluster] if self.cluster else [])
+        weights = [each.weight for each in tables]
+        return weights, [ops.zeros(each.weight.shape[:1]) if each.bias is None else each.bias for each in tables]
+
+    def _size(self, number: int) -> int:
+        """Return how many ids a bin has."""
+        start, end, _ = self.ends[number]
+        return end - start
+
 
 def _projected(hidden: Any, each: AdaptiveBin) -> Any:
     return hidden if each.projection is None else ops.matmul(hidden, each.projection)
@@ -230,3 +275,9 @@ def _linear(values: Any, weight: Any, bias: Any) -> Any:
 
 def _log_softmax(logits: Any) -> Any:
     return ops.log_softmax(ops.cast(logits, precise(logits.dtype)))
+
+
+def _best(values: Any, k: int) -> tuple[Any, Any]:
+    """Return the k largest of each row and their places."""
+    best, places = ops.top_k(values, k)
+    return best, ops.cast(places, "int32")

@@ -1,10 +1,18 @@
 """Attention: what all families share of it."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from keras import ops
 
 from xl_tf.ops import lowest, precise, softmax
+
+
+class Keys(NamedTuple):
+    """What queries are held against, and what they get for it."""
+
+    key: Any  # [B, N, S, H]
+    value: Any  # [B, N, S, H]
+    position: Any  # [N, R, H]; [G, N, R, H] where each of G has its share of the batch
 
 
 def distance_encodings(count: Any, size: int, clamp_len: int, like: Any, ahead: Any = 0) -> Any:
@@ -48,7 +56,7 @@ def attend(
     """Attend with softmax((query . key + bias) / sqrt(H)) where a key is visible.
 
     Args:
-        query: [B, T, N, H]. key, value: [B, S, N, H]. bias: [B, N, T, S] or None, added before scaling.
+        query: [B, N, T, H]. key, value: [B, N, S, H]. bias: [B, N, T, S] or None, added before scaling.
         visible: [T, S] or broadcastable to the scores; None if every query sees every key. A query that sees no key
             must be zero where there is a bias: it then attends to all alike. Without a bias what it gets is finite,
             and means nothing.
@@ -59,9 +67,8 @@ def attend(
     Returns:
         [B, T, N H], and the probabilities [B, N, T, S] or None.
     """
-    B, T, N, H = ops.shape(query)
+    B, N, T, H = ops.shape(query)
     scale = query.shape[-1] ** -0.5
-    query, key, value = _by_head(query), _by_head(key), _by_head(value)  # [B, N, T or S, H]
     scores = ops.matmul(query, ops.transpose(key, (0, 1, 3, 2)))
     scores = (scores if bias is None else scores + bias) * scale
     probabilities = softmax(
@@ -71,10 +78,10 @@ def attend(
     if head_mask is not None:
         probabilities = probabilities * head_mask[:, None, None]
     context = ops.matmul(ops.cast(probabilities, value.dtype), value)
-    context = ops.reshape(_by_head(context), (B, T, N * H))
+    context = ops.reshape(by_head(context), (B, T, N * H))  # [B, T, N H]
     return context, probabilities if need_probabilities else None
 
 
-def _by_head(values: Any) -> Any:
+def by_head(values: Any) -> Any:
     """Turn [B, T, N, H] into [B, N, T, H], or back."""
     return ops.transpose(values, (0, 2, 1, 3))

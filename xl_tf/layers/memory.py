@@ -5,6 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from xl_tf.layers.key_values import KeyValueMemory
 from xlcore.errors import ShapeError
 from xlcore.memory import require_memory, require_memory_length
 
@@ -79,12 +80,14 @@ class CarriedMemory(keras.Layer):
 class Memory:
     """The memory methods of a body that keeps the last `mem_len` positions of what it reads, and has a `CarriedMemory`.
 
-    Where a text starts is the body's own: `start_length`.
+    Where a text starts is the body's own: `start_length`, and `_from_start`, which makes hidden states [B, M, D] of the
+    known layout, or of none.
     """
 
     mem_len: int
     carried: CarriedMemory
     start_length: Any
+    _from_start: Any
 
     def init_mems(self, batch_size: int) -> list[Any] | None:
         """Return the memory that a text starts from, L x [M, B, D], or None for a model that keeps no fixed length."""
@@ -129,6 +132,19 @@ class Memory:
         self.mem_len = before.mem_len
         self.carried.take(before.carried)
 
+    def _opened(self, mems: Any, known: Any, hidden: Any, training: bool | None) -> tuple[Any, Any]:
+        """Return what each layer remembers before hidden [B, T, D], and M.
+
+        These are hidden states [B, M, D], None if there are none; or layers of a `KeyValueMemory`, if `mems` is one.
+        """
+        if isinstance(mems, KeyValueMemory):
+            return mems.open(self, hidden, training, lambda: self._from_start(known, hidden)), mems.rows
+        if mems is None and self.carried.active:
+            memories = self.carried.read(type(self).__name__, hidden.shape[0])
+        else:
+            memories = self._from_start(known, hidden)
+        return memories, 0 if memories is None else ops.shape(memories[0])[1]
+
     def _carry(self, mems: list[Any] | None, kept: list[Any]) -> None:
         """Leave what a call keeps for the next one, unless it had a memory of its own."""
         if mems is None and self.carried.active:
@@ -159,3 +175,8 @@ class MemoryThroughBody:
         """End `carry_memory`."""
         self.body().drop_memory()
         self.forget_traces()
+
+
+def turned(memory: Any) -> Any:
+    """Turn [M, B, D], as callers know it, into [B, M, D], or back."""
+    return ops.transpose(memory, (1, 0, 2))

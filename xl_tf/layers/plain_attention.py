@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from xl_tf.checks import require_ids
-from xl_tf.layers.attention import attend, relative_shift
+from xl_tf.layers.attention import attend, by_head, relative_shift
 from xl_tf.layers.basic import linear, parameter
 from xlcore.errors import ConfigError
 from xlcore.heads import ENCODED, SOURCE
@@ -72,6 +72,7 @@ class PlainAttention(keras.Layer):
         query = query if sees is None else query * sees
         head_mask = None if head_mask is None else ops.take(head_mask, self.kept)
         bias = None if self.distances is None else self.distances(query, key, sees)
+        query, key, value = by_head(query), by_head(key), by_head(value)  # [B, N, T or S, H]
         attended, probabilities = attend(query, key, value, bias, visible, self.dropout, head_mask, need_probabilities)
         return self.out(attended), probabilities
 

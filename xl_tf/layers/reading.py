@@ -6,7 +6,8 @@ from typing import Any
 from keras import ops
 
 from xl_tf.backend import compiled_function
-from xl_tf.layers.two_stream import Keys, RelativeAttention, Scene, Sight, encoded_distances, scene_of
+from xl_tf.layers.attention import Keys
+from xl_tf.layers.two_stream import RelativeAttention, Scene, Sight, encoded_distances, scene_of
 from xlcore.errors import ConfigError
 
 STEP = 3  # rows of a call that reads on: two words, and the place of the next
@@ -48,6 +49,11 @@ class TextReader:
             self.window = min(self.longest, max(0, mem_len - 2))  # what mems hold, less what is read again
         return self._read_on(texts[:, -2:]) if self.layers else self._read(texts)
 
+    def choose(self, rows: Any) -> None:
+        """Have row i go on as what was row rows[i], rows [B']."""
+        for number, (key, value, position) in enumerate(self.layers):
+            self.layers[number] = Keys(ops.take(key, rows, axis=0), ops.take(value, rows, axis=0), position)
+
     def _read(self, ids: Any) -> Any:
         """Return the scores of the word behind ids [B, T - 1] and all that is remembered, and remember them, too."""
         body, again = self.model.body(), bool(self.layers)
@@ -68,7 +74,7 @@ class TextReader:
     def _scene(self, hidden: Any, again: bool) -> Scene:
         """Return who sees what: all that `attn_type` allows, but the place of the guess, which has no key."""
         config, T = self.model.config, hidden.shape[1]
-        M = self.layers[0].key.shape[1] if again else 0
+        M = self.layers[0].key.shape[2] if again else 0
         scene = scene_of(config, hidden, T, M, self._blocked(M + T, again), None, None, False)
         visible = scene.content.visible
         distances = hidden if again else encoded_distances(config, T, 0, hidden)  # else projected already
@@ -96,14 +102,15 @@ class TextReader:
     def _shelved(self, keys: Keys, position: Any) -> Keys:
         """Return a place for all keys, with the first ones in it, and the keys of distances."""
         self.absent = self._room
-        empty = ops.zeros((keys.key.shape[0], self._room, *keys.key.shape[2:]), keys.key.dtype)
-        shelf = [ops.concatenate([empty, first], axis=1) for first in (keys.key, keys.value)]
+        B, N, _, H = keys.key.shape
+        empty = ops.zeros((B, N, self._room, H), keys.key.dtype)
+        shelf = [ops.concatenate([empty, first], axis=2) for first in (keys.key, keys.value)]
         return Keys(*shelf, position)
 
     def _more(self, number: int, attention: RelativeAttention, words: Any) -> Keys:
         """Return all keys of a layer: behind those remembered those of words [B, T - 1, D]; keep them."""
         key, value, position = self.layers[number]
-        rows = [ops.concatenate(each, axis=1) for each in zip((key, value), attention.keys(words), strict=True)]
+        rows = [ops.concatenate(each, axis=2) for each in zip((key, value), attention.keys(words), strict=True)]
         self.layers[number] = Keys(*rows, position)
         return self.layers[number]
 
@@ -111,9 +118,9 @@ class TextReader:
         """Remember of the T rows just read what mems would hold, without the last two."""
         added = max(0, min(T, self.model.config.reuse_len or T) - 2)
         self.absent = ops.maximum(self.absent - added, 0)
-        last = self.layers[0].key.shape[1] - (T - 1) + added
+        last = self.layers[0].key.shape[2] - (T - 1) + added
         for number, (key, value, position) in enumerate(self.layers):
-            self.layers[number] = Keys(key[:, added:last], value[:, added:last], position)
+            self.layers[number] = Keys(key[:, :, added:last], value[:, :, added:last], position)
 
     # ------------------------------------------------------------------------------------------------- compiled steps
 

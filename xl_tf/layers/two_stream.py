@@ -6,8 +6,9 @@ import keras
 from keras import ops
 
 from xl_tf.checks import one_each
-from xl_tf.layers.attention import attend, distance_encodings, relative_shift
+from xl_tf.layers.attention import Keys, attend, by_head, distance_encodings, relative_shift
 from xl_tf.layers.basic import FeedForward, layer_norm, linear, parameter
+from xl_tf.layers.key_values import KeptLayer
 
 
 class Sight(NamedTuple):
@@ -16,7 +17,7 @@ class Sight(NamedTuple):
     visible: Any  # [B or 1, 1, T, S], true for keys that a query sees; None if all see all
     crosses: Any  # [B, 1, T, S], 1 for keys of another segment; None if there is one only
     places: Any = None  # [B, 1, P, S], where among the distances each key stands; None for the queries 0, ..., T - 1
-    awake: Any = None  # [B, T, 1, 1], 0 for queries that see nothing
+    awake: Any = None  # [B, 1, T, 1], 0 for queries that see nothing
 
 
 class Scene(NamedTuple):
@@ -27,14 +28,6 @@ class Scene(NamedTuple):
     target: Sight | None = None  # of the second stream, if there is one
     mapping: Any = None  # [B, P, T], if it is no plain choice of positions
     known: Any = None  # [B, P, 1], 0 for targets that name no position
-
-
-class Keys(NamedTuple):
-    """What queries are held against, and what they get for it."""
-
-    key: Any  # [B, S, N, H]
-    value: Any  # [B, S, N, H]
-    position: Any  # [G, R, N, H]
 
 
 class RelativeAttention(keras.Layer):
@@ -61,11 +54,11 @@ class RelativeAttention(keras.Layer):
         self.built = True
 
     def keys(self, context: Any) -> tuple[Any, Any]:
-        """Return keys and values [B, S, N, H] of context [B, S, D]."""
+        """Return keys and values [B, N, S, H] of context [B, S, D]."""
         return self._by_head(self.key(context)), self._by_head(self.value(context))
 
     def positions(self, distances: Any) -> Any:
-        """Return the keys [G, R, N, H] of distances [G, R, D]."""
+        """Return the keys [G, N, R, H] of distances [G, R, D]."""
         return self._by_head(self.position(distances))
 
     def call(
@@ -80,13 +73,13 @@ class RelativeAttention(keras.Layer):
         """Attend to keys from hidden [B, T, D] and from guess [B, P, D], either of which may be missing."""
         attended, guessed, probabilities = None, None, None
         if hidden is not None:
-            query = self._by_head(self.query(hidden))  # [B, T, N, H]
+            query = self._by_head(self.query(hidden))  # [B, N, T, H]
             attended, probabilities = self._look(query, scene.content, keys, head_mask, need_probabilities)
             attended = self.out(attended)
         if guess is not None:
-            query = self._by_head(self.query(guess))  # [B, P, N, H]
+            query = self._by_head(self.query(guess))  # [B, N, P, H]
             if scene.mapping is not None:
-                query = ops.einsum("bpt,bpnh->btnh", scene.mapping, query)
+                query = ops.einsum("bpt,bnph->bnth", scene.mapping, query)
             guessed, of_guess = self._look(query, scene.target, keys, head_mask, need_probabilities)
             if scene.mapping is not None:
                 guessed = ops.einsum("bpt,btd->bpd", scene.mapping, guessed)
@@ -95,8 +88,13 @@ class RelativeAttention(keras.Layer):
         return attended, guessed, probabilities
 
     def _by_head(self, projected: Any) -> Any:
-        B, T, _ = ops.shape(projected)
-        return ops.reshape(projected, (B, T, *self.heads))
+        """Turn [B, S, N H] into [B, N, S, H]."""
+        B, S, _ = ops.shape(projected)
+        return by_head(ops.reshape(projected, (B, S, *self.heads)))
+
+    def _each(self, bias: Any) -> Any:
+        """Return a bias [N, H] to be added to each query, as [N, 1, H]."""
+        return ops.expand_dims(bias, 1)
 
     def _look(
         self,
@@ -106,31 +104,34 @@ class RelativeAttention(keras.Layer):
         head_mask: Any,
         need_probabilities: bool,
     ) -> tuple[Any, Any]:
-        """Attend from query [B, T, N, H]; returns [B, T, N H] and the probabilities."""
-        S, dtype = ops.shape(keys.key)[1], query.dtype
-        by_distance = _by_distance(query + self.position_bias, keys.position)  # [B, N, T, R]
+        """Attend from query [B, N, T, H]; returns [B, T, N H] and the probabilities."""
+        S, dtype = ops.shape(keys.key)[2], query.dtype
+        by_distance = _by_distance(query + self._each(self.position_bias), keys.position)  # [B, N, T, R]
         if sight.places is None:
             bias = relative_shift(by_distance)[..., :S]  # [B, N, T, S]
         else:
             bias = ops.take_along_axis(by_distance, sight.places, axis=-1)  # [B, N, P, S]
         if sight.crosses is not None:
-            # what every key of a query shares makes no difference to the softmax, so only the step to another segment
-            step = self.segment_embedding[1] - self.segment_embedding[0]
-            by_segment = ops.einsum("btnh,nh->bnt", query + self.segment_bias, step)
-            bias = bias + ops.cast(sight.crosses, dtype) * by_segment[..., None]
-        query = query + self.content_bias
+            bias = bias + ops.cast(sight.crosses, dtype) * self._by_segment(query)[..., None]
+        query = query + self._each(self.content_bias)
         if sight.awake is not None:
             query = query * ops.cast(sight.awake, dtype)
         dropout = self.dropout
         return attend(query, keys.key, keys.value, bias, sight.visible, dropout, head_mask, need_probabilities)
 
+    def _by_segment(self, query: Any) -> Any:
+        """Return what is added to the scores of queries [B, N, T, H] for keys of another segment, [B, N, T]."""
+        # what every key of a query shares makes no difference to the softmax, so only the step to another segment
+        step = self.segment_embedding[1] - self.segment_embedding[0]
+        return ops.einsum("bnth,nh->bnt", query + self._each(self.segment_bias), step)
+
 
 def _by_distance(query: Any, position: Any) -> Any:
-    """Score queries [B, T, N, H] by distances [G, R, N, H] as [B, N, T, R]; each of G has its share of the batch."""
-    B, T, N, H = ops.shape(query)
-    G, R = position.shape[0], ops.shape(position)[1]
-    query = ops.reshape(query, (G, B // G, T, N, H))
-    return ops.reshape(ops.einsum("gbtnh,grnh->gbntr", query, position), (B, N, T, R))
+    """Score queries [B, N, T, H] by distances [G, N, R, H] as [B, N, T, R]; each of G has its share of the batch."""
+    B, N, T, H = ops.shape(query)
+    G, R = position.shape[0], ops.shape(position)[2]
+    query = ops.reshape(query, (G, B // G, N, T, H))
+    return ops.reshape(ops.einsum("gbnth,gnrh->gbntr", query, position), (B, N, T, R))
 
 
 class XLNetBlock(keras.Layer):
@@ -146,6 +147,12 @@ class XLNetBlock(keras.Layer):
         self.dropout = keras.layers.Dropout(config.dropout, dtype=dtype)
         self.built = True
 
+    def context(self, hidden: Any, memory: Any) -> Any:
+        """Return what hidden [B, T, D] sees behind memory [B, M, D], [B, S, D]; or the keys of it if they are kept."""
+        if isinstance(memory, KeptLayer):
+            return memory.keys(self.attention, hidden, lambda hidden: hidden)
+        return hidden if memory is None else ops.concatenate([memory, hidden], axis=1)
+
     def call(
         self,
         hidden: Any,
@@ -155,8 +162,14 @@ class XLNetBlock(keras.Layer):
         head_mask: Any,
         need_probabilities: bool,
     ) -> tuple[Any, Any, Any]:
-        """Map hidden [B, T, D] and guess [B, P, D] to the same shapes, by what they see of context [B, S, D]."""
-        keys = Keys(*self.attention.keys(context), self.attention.positions(scene.distances))
+        """Map hidden [B, T, D] and guess [B, P, D] to the same shapes, by what they see.
+
+        Args:
+            context: [B, S, D]; or its keys, if they are there already.
+        """
+        keys = context
+        if not isinstance(context, Keys):
+            keys = Keys(*self.attention.keys(context), self.attention.positions(scene.distances))
         return self.look(hidden, guess, keys, scene, head_mask, need_probabilities)
 
     def look(
@@ -219,7 +232,8 @@ def scene_of(
     """Return what all layers share, for T queries and M + T keys.
 
     Args:
-        distances: as `encoded_distances` gives them. blocked: as `blocked_keys` gives it.
+        distances: as `encoded_distances` gives them, or anything of their dtype where keys know their own.
+        blocked: as `blocked_keys` gives it.
         token_type_ids, target_mapping, need_probabilities: as `TFXLNetModel` takes them.
     """
     behind = ops.arange(M, M + T)[:, None] - ops.arange(M + T)
@@ -242,14 +256,14 @@ def scene_of(
     rows = ops.maximum(rows, 0)
     # the distance of key s from query t stands T - t + s along the encodings; with "uni" what lies ahead has none
     places = T - rows[..., None] + ops.arange(M + T)  # [B, P, S]
-    places = ops.minimum(places, ops.shape(distances)[1] - 1)
+    places = ops.minimum(places, M + T + (0 if config.attn_type == "uni" else T - 1))
     target = _sight(_at_rows(visible, rows), _at_rows(crosses, rows), places)
     return Scene(distances, content, target, known=known)
 
 
 def _sight(visible: Any, crosses: Any, places: Any = None) -> Sight:
     """Return what the second stream sees, where a query may see nothing at all."""
-    awake = None if visible is None else ops.any(visible, axis=-1)[..., None, None]
+    awake = None if visible is None else ops.any(visible, axis=-1)[:, None, :, None]
     return Sight(_for_heads(visible), _for_heads(crosses), _for_heads(places), awake)
 
 

@@ -1,6 +1,6 @@
 """The loss of predicted words where the vocabulary is large: scores of all words never exist for all positions."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from keras import ops
@@ -10,6 +10,8 @@ from xl_tf.losses import inside, mean_over, told
 from xl_tf.ops import pick, precise, softmax
 
 ENTRIES = 1 << 24  # how many scores exist at once
+FEWEST = 1 << 20  # and how many may exist however small the table is
+FEW = 8  # chunks at least, where all positions need a softmax that few may need
 
 
 def word_loss(where: str, hidden: Any, labels: Any, weight: Any, bias: Any) -> Any:
@@ -29,85 +31,155 @@ def word_loss(where: str, hidden: Any, labels: Any, weight: Any, bias: Any) -> A
     require_labels(where, labels, count)
     labels = ops.ravel(ops.cast(labels, "int32"))
     counted = inside(labels, count)
-    hidden, weight, bias = _cast(ops.reshape(hidden, (-1, hidden.shape[-1])), weight, bias)
-    losses = _losses(hidden, ops.where(counted, labels, -1), weight, bias)
+    states = [ops.reshape(hidden, (-1, hidden.shape[-1]))]
+    losses = entry_losses(states, [ops.where(counted, labels, -1)], [weight], [bias], [0, count])
     return mean_over(told(losses, labels, counted), counted)
 
 
-def _cast(hidden: Any, weight: Any, bias: Any) -> tuple[Any, Any, Any]:
-    """Return all in one dtype, which is that of automatic mixed precision where that is on."""
-    dtype = hidden.dtype
-    return hidden, ops.cast(weight, dtype), ops.cast(bias, dtype)
+def entry_losses(
+    states: Sequence[Any],
+    entries: Sequence[Any],
+    weights: Sequence[Any],
+    biases: Sequence[Any],
+    borders: Sequence[int],
+) -> Any:
+    """Return what entries of several softmaxes cost each position together: the sum of -log p(entry), [P].
+
+    Args:
+        states: what each softmax reads, [P, E]. entries: for each softmax [P], below zero where it costs nothing.
+        weights, biases: the table [V, E] and biases [V] of all words, or those of each softmax; behind them, if there
+            are several softmaxes, those of the clusters, which the first one has, too.
+        borders: where the words of each softmax begin and end, from 0 to V.
+    """
+    dtype = states[0].dtype
+    weights, biases = ([ops.cast(each, dtype) for each in values] for values in (weights, biases))
+    return _losses(list(states), [ops.cast(each, "int32") for each in entries], weights, biases, list(borders))
 
 
-def _losses(hidden: Any, labels: Any, weight: Any, bias: Any) -> Any:
-    """Return -log p(label), [P], for hidden [P, D] and labels [P]; zero for labels below zero."""
+def _losses(states: list[Any], entries: list[Any], weights: list[Any], biases: list[Any], borders: list[int]) -> Any:
+    """Return the losses, [P], for entries [P] of each of C + 1 softmaxes."""
+    counts = [len(states), len(weights), len(biases)]
 
     @ops.custom_gradient
-    def computed(hidden: Any, weight: Any, bias: Any) -> Any:
-        def gradients(*given: Any, upstream: Any = None) -> Any:
-            upstream = given[0] if upstream is None else upstream
-            return _gradients(upstream, hidden, labels, weight, bias)
+    def computed(*given: Any) -> Any:
+        def gradients(*back: Any, upstream: Any = None) -> Any:
+            upstream = back[0] if upstream is None else upstream
+            return _gradients(upstream, *_dealt(given, counts), entries, borders)
 
-        kind = precise(hidden.dtype)
+        states, weights, biases = _dealt(given, counts)
+        kind = precise(states[0].dtype)
+        losses = ops.zeros(ops.shape(entries[0]), kind)
+        for number, wanted in enumerate(entries):
+            parts = _parts(weights, borders, number), _parts(biases, borders, number)
+            losses = losses + _losses_of(states[number], wanted, *parts, kind)
+        return losses, gradients
 
-        def write(start: Any, rows: Any, known: Any, losses: Any) -> Any:
-            scores = ops.cast(_scores(ops.take(hidden, rows, axis=0), weight, bias), kind)
-            picked = pick(scores, ops.maximum(ops.take(labels, rows), 0))
-            each = ops.where(known, ops.logsumexp(scores, axis=-1) - picked, ops.cast(0.0, kind))
-            return (ops.slice_update(losses[0], (start,), each),)
-
-        order, size = _order(labels, weight)
-        (losses,) = _over_chunks(order, size, labels, write, (ops.zeros(ops.shape(order), kind),))
-        return _back(losses, order, size), gradients
-
-    return computed(hidden, weight, bias)
+    return computed(*states, *weights, *biases)
 
 
-def _gradients(upstream: Any, hidden: Any, labels: Any, weight: Any, bias: Any) -> tuple[Any, Any, Any]:
-    """Return the gradients of `_losses` by hidden states, weight and bias, for that by its result, [P]."""
-    kind = upstream.dtype
+def _losses_of(states: Any, entries: Any, weights: list[Any], biases: list[Any], kind: str) -> Any:
+    """Return the losses of one softmax, [P]."""
+
+    def write(start: Any, rows: Any, known: Any, losses: Any) -> Any:
+        scores = ops.cast(_scores(ops.take(states, rows, axis=0), weights, biases), kind)
+        picked = pick(scores, ops.maximum(ops.take(entries, rows), 0))
+        each = ops.where(known, ops.logsumexp(scores, axis=-1) - picked, ops.cast(0.0, kind))
+        return (ops.slice_update(losses[0], (start,), each),)
+
+    order, size = _order(entries, weights)
+    (losses,) = _over_chunks(order, size, entries, write, (ops.zeros(ops.shape(order), kind),))
+    return _back(losses, order, size)
+
+
+def _gradients(
+    upstream: Any, states: list[Any], weights: list[Any], biases: list[Any], entries: list[Any], borders: list[int]
+) -> tuple[Any, ...]:
+    """Return the gradients of `_losses` by states, weights and biases, for that by its result, [P]."""
+    found = []
+    for number, wanted in enumerate(entries):
+        parts = _parts(weights, borders, number), _parts(biases, borders, number)
+        found.append(_gradients_of(upstream, states[number], wanted, *parts))
+    by_states, by_weights, by_biases = (list(each) for each in zip(*found, strict=True))
+    by_weights, by_biases = (_joined(each, len(weights), len(states)) for each in (by_weights, by_biases))
+    rounded = [ops.cast(by, each.dtype) for by, each in zip(by_weights + by_biases, [*weights, *biases], strict=True)]
+    return *by_states, *rounded
+
+
+def _gradients_of(
+    upstream: Any, states: Any, entries: Any, weights: list[Any], biases: list[Any]
+) -> tuple[Any, list[Any], list[Any]]:
+    """Return the gradients of one softmax: by its states, its tables and their biases."""
+    kind, sizes = upstream.dtype, [each.shape[0] for each in weights]
 
     def add(start: Any, rows: Any, known: Any, found: tuple[Any, ...]) -> tuple[Any, ...]:
-        by_hidden, by_weight, by_bias = found
-        states, wanted = ops.take(hidden, rows, axis=0), ops.maximum(ops.take(labels, rows), 0)
-        shares = softmax(ops.cast(_scores(states, weight, bias), kind))
-        shares = shares - ops.one_hot(wanted, weight.shape[0], dtype=kind)
+        by_states, by_weights, by_biases = found[0], found[1 : 1 + len(sizes)], found[1 + len(sizes) :]
+        read, wanted = ops.take(states, rows, axis=0), ops.maximum(ops.take(entries, rows), 0)
+        shares = softmax(ops.cast(_scores(read, weights, biases), kind))
+        shares = shares - ops.one_hot(wanted, sum(sizes), dtype=kind)
         shares = shares * ops.where(known, ops.take(upstream, rows), ops.cast(0.0, kind))[:, None]
-        by_bias = by_bias + ops.sum(shares, axis=0)
-        shares = ops.cast(shares, weight.dtype)
-        by_hidden = ops.slice_update(by_hidden, (start, 0), ops.matmul(shares, weight))
-        by_weight = by_weight + ops.cast(ops.einsum("cv,cd->vd", shares, states), kind)
-        return by_hidden, by_weight, by_bias
+        split = _split(shares, sizes)
+        by_biases = [by + ops.sum(part, axis=0) for by, part in zip(by_biases, split, strict=True)]
+        split = [ops.cast(part, read.dtype) for part in split]
+        each = sum(ops.matmul(part, weight) for part, weight in zip(split, weights, strict=True))
+        by_weights = [
+            by + ops.cast(ops.einsum("cv,cd->vd", part, read), kind) for by, part in zip(by_weights, split, strict=True)
+        ]
+        return ops.slice_update(by_states, (start, start * 0), each), *by_weights, *by_biases
 
-    order, size = _order(labels, weight)
-    by_hidden = ops.zeros((ops.shape(order)[0], hidden.shape[1]), hidden.dtype)
-    empty = (by_hidden, ops.zeros(weight.shape, kind), ops.zeros(bias.shape, kind))
-    by_hidden, by_weight, by_bias = _over_chunks(order, size, labels, add, empty)
-    return _back(by_hidden, order, size), ops.cast(by_weight, weight.dtype), ops.cast(by_bias, bias.dtype)
+    order, size = _order(entries, weights)
+    empty = [ops.zeros((ops.shape(order)[0], states.shape[1]), states.dtype)]
+    empty += [ops.zeros(each.shape, kind) for each in (*weights, *biases)]
+    by_states, *rest = _over_chunks(order, size, entries, add, tuple(empty))
+    return _back(by_states, order, size), rest[: len(sizes)], rest[len(sizes) :]
 
 
-def _scores(hidden: Any, weight: Any, bias: Any) -> Any:
-    return ops.einsum("cd,vd->cv", hidden, weight) + bias
+def _parts(values: list[Any], borders: list[int], number: int) -> list[Any]:
+    """Return the rows of one softmax: its words, and of the first one the clusters."""
+    clusters = len(borders) > 2
+    tables = values[:-1] if clusters else values
+    words = tables[number] if len(tables) > 1 else tables[0][borders[number] : borders[number + 1]]
+    return [words, values[-1]] if clusters and number == 0 else [words]
 
 
-def _order(labels: Any, weight: Any) -> tuple[Any, int]:
-    """Return the positions, those with a label first, and how many make a chunk; behind them a chunk of zeros."""
-    size = max(1, ENTRIES // weight.shape[0])
-    size = min(size, labels.shape[0]) if labels.shape[0] else size
-    order = ops.cast(ops.argsort(ops.cast(labels < 0, "int32")), "int32")
+def _joined(found: list[list[Any]], tables: int, softmaxes: int) -> list[Any]:
+    """Return the gradients of tables from those of the rows of each softmax: what `_parts` took apart."""
+    words, clusters = [each[0] for each in found], found[0][1:]
+    one = tables - len(clusters) < softmaxes
+    return ([ops.concatenate(words)] if one else words) + clusters
+
+
+def _scores(states: Any, weights: list[Any], biases: list[Any]) -> Any:
+    """Return the scores of the rows of several tables beside each other."""
+    parts = [ops.einsum("cd,vd->cv", states, weight) + bias for weight, bias in zip(weights, biases, strict=True)]
+    return ops.concatenate(parts, axis=-1) if len(parts) > 1 else parts[0]
+
+
+def _split(scores: Any, sizes: list[int]) -> list[Any]:
+    return [scores[:, : sizes[0]], scores[:, sizes[0] :]] if len(sizes) > 1 else [scores]
+
+
+def _order(entries: Any, weights: list[Any]) -> tuple[Any, int]:
+    """Return the positions, those with an entry first, and how many make a chunk; behind them a chunk of zeros.
+
+    The scores of a chunk are no more than the numbers of a table, so that a small model stays small. A softmax without
+    clusters may be one that few positions need: its chunks are small, for the last one is filled up.
+    """
+    most = min(ENTRIES, max(FEWEST, weights[0].shape[0] * weights[0].shape[1]))
+    size = max(1, most // sum(each.shape[0] for each in weights))
+    size = min(size, -(-entries.shape[0] // (1 if len(weights) > 1 else FEW))) if entries.shape[0] else size
+    order = ops.cast(ops.argsort(ops.cast(entries < 0, "int32")), "int32")
     return ops.concatenate([order, ops.zeros((size,), "int32")]), size
 
 
 def _over_chunks(
-    order: Any, size: int, labels: Any, step: Callable[[Any, Any, Any, Any], tuple[Any, ...]], state: tuple[Any, ...]
+    order: Any, size: int, entries: Any, step: Callable[[Any, Any, Any, Any], tuple[Any, ...]], state: tuple[Any, ...]
 ) -> tuple[Any, ...]:
-    """Take a step for each chunk of positions with a label; as many as there are, in compiled code too.
+    """Take a step for each chunk of positions with an entry; as many as there are, in compiled code too.
 
     Args:
         step: from the first place of a chunk, its positions [C], which of them count [C] and the state to the next.
     """
-    count = ops.sum(ops.cast(labels >= 0, "int32"))
+    count = ops.sum(ops.cast(entries >= 0, "int32"))
 
     def body(start: Any, *state: Any) -> tuple[Any, ...]:
         rows = ops.slice(order, (start,), (size,))
@@ -128,3 +200,12 @@ def _back(values: Any, order: Any, size: int) -> Any:
     """Return values in the order of the positions, without what stands behind them."""
     places = ops.argsort(order[:-size])
     return ops.take(values, places, axis=0)
+
+
+def _dealt(values: Sequence[Any], counts: list[int]) -> list[list[Any]]:
+    """Return a list as several ones of these lengths."""
+    found, start = [], 0
+    for count in counts:
+        found.append(list(values[start : start + count]))
+        start += count
+    return found

@@ -8,8 +8,11 @@ from torch import Tensor, nn
 
 from xl_torch.checks import require_ids, require_labels
 from xl_torch.layers.basic import parameter
+from xl_torch.layers.shared_table import looked_up, read_again
+from xl_torch.layers.word_loss import entry_losses
 from xl_torch.losses import inside, mean_over, told
 from xlcore.adaptive import bins, tables
+from xlcore.errors import ShapeError
 
 
 class AdaptiveBin(nn.Module):
@@ -80,7 +83,7 @@ class AdaptiveEmbedding(nn.Module):
         require_ids("AdaptiveEmbedding", ids, self.n_token)
         ids, embedded = ids.long(), None
         for (start, end, _), each in zip(self.ends, self.bins, strict=True):
-            rows = F.embedding((ids - start).clamp(0, end - start - 1), each.weight)
+            rows = looked_up(each.weight, (ids - start).clamp(0, end - start - 1))
             rows = rows if each.projection is None else F.linear(rows, each.projection)
             inside = ((ids >= start) & (ids < end))[..., None]
             embedded = torch.where(inside, rows, torch.zeros_like(rows) if embedded is None else embedded)
@@ -168,17 +171,13 @@ class ProjectedAdaptiveLogSoftmax(nn.Module):
         for number, (start, end, _) in enumerate(self.ends[1:]):
             entry = torch.where((labels >= start) & (labels < end), shortlist + number, entry)
         known = (labels >= 0) & (labels < self.n_token)
-        losses = -_pick(self._head(hidden), entry)
-        losses = told(losses, labels, known)
-        for number, (start, end, _) in enumerate(self.ends[1:], 1):
+        entries = [torch.where(known, entry, -1)]
+        for start, end, _ in self.ends[1:]:
             inside = (labels >= start) & (labels < end)
-            if torch.compiler.is_compiling():  # shapes must not depend on the labels
-                tail = _pick(self._tail(hidden, number), (labels - start).clamp(0, end - start - 1))
-                losses = losses - torch.where(inside, tail, 0.0)
-            else:
-                rows = inside.nonzero()[:, 0]
-                losses = losses.index_add(0, rows, -_pick(self._tail(hidden[rows], number), labels[rows] - start))
-        return losses
+            entries.append(torch.where(inside, labels - start, -1))
+        states = [_projected(hidden, each) for each in self.bins]
+        losses = entry_losses(states, entries, *self._tables(), [0, *(end for _, end, _ in self.ends)])
+        return told(losses, labels, known)
 
     def mean_loss(self, where: str, hidden: Tensor, labels: Tensor) -> Tensor:
         """Return the mean loss of words: hidden [..., D], labels [...]; nothing is shifted, -100 is ignored."""
@@ -186,12 +185,45 @@ class ProjectedAdaptiveLogSoftmax(nn.Module):
         losses = self.token_losses(hidden.flatten(0, -2), labels.flatten())
         return mean_over(losses, inside(labels, self.n_token))
 
+    def likeliest(self, hidden: Tensor, k: int = 1) -> tuple[Tensor, Tensor]:
+        """Return the log-probabilities of the k likeliest ids and these ids, [..., k], for hidden states [..., D].
+
+        They are those of `log_prob`. No word is likelier than its cluster: a tail is computed only for the positions
+        where its cluster is as likely as the k likeliest words so far.
+
+        Raises:
+            ShapeError: unless 1 <= k <= V.
+        """
+        if not 1 <= k <= self.n_token:
+            raise ShapeError(f"likeliest: k must lie in [1, {self.n_token}], got {k}")
+        if torch.compiler.is_compiling():  # shapes must not depend on what is likely
+            return _best(self.log_prob(hidden), k)
+        rows = hidden.flatten(0, -2)
+        head, shortlist = self._head(rows), self.ends[0][1]
+        values, ids = _best(head[:, :shortlist], min(k, shortlist))
+        values, ids = F.pad(values, (0, k - values.shape[1]), value=-torch.inf), F.pad(ids, (0, k - ids.shape[1]))
+        clusters = head[:, shortlist:].T  # [C, P]
+        wanted = clusters >= values[:, -1]
+        for number, count in enumerate(wanted.sum(-1).tolist() if len(wanted) else (), 1):
+            if count:
+                chosen = wanted[number - 1].int().argsort(descending=True, stable=True)[:count]
+                entry = clusters[number - 1, chosen, None]
+                tail, places = _best(entry + self._tail(rows[chosen], number), min(k, self._size(number)))
+                both = torch.cat([values[chosen], tail], dim=-1)
+                names = torch.cat([ids[chosen], places + self.ends[number][0]], dim=-1)
+                best, which = _best(both, k)
+                values, ids = values.index_copy(0, chosen, best), ids.index_copy(0, chosen, names.gather(-1, which))
+        shape = (*hidden.shape[:-1], k)
+        return values.to(hidden.dtype).reshape(shape), ids.reshape(shape)
+
     def _head(self, hidden: Tensor) -> Tensor:
         """Return log-probabilities of the frequent ids and of the clusters, [..., cutoffs[0] + C]."""
         weight, bias = self._table(0)
-        if self.cluster is not None:
-            weight, bias = torch.cat([weight, self.cluster.weight]), torch.cat([bias, self.cluster.bias])
-        return _log_softmax(F.linear(_projected(hidden, self.bins[0]), weight, bias))
+        states = _projected(hidden, self.bins[0])
+        scores = F.linear(states, weight, bias)
+        if self.cluster is not None:  # scores are beside each other sooner than tables
+            scores = torch.cat([scores, F.linear(states, self.cluster.weight, self.cluster.bias)], dim=-1)
+        return _log_softmax(scores)
 
     def _tail(self, hidden: Tensor, number: int) -> Tensor:
         """Return log-probabilities within one cluster."""
@@ -206,6 +238,17 @@ class ProjectedAdaptiveLogSoftmax(nn.Module):
         start, end, _ = self.ends[number]
         return self.bins[0].weight[start:end], self.bins[0].bias[start:end]
 
+    def _tables(self) -> tuple[list[Tensor], list[Tensor]]:
+        """Return the tables and the biases of all bins, as `entry_losses` takes them; what has no biases has zeros."""
+        tables = [each for each in self.bins if each.weight is not None] + ([self.cluster] if self.cluster else [])
+        weights = [read_again(each.weight) for each in tables]
+        return weights, [each.weight.new_zeros(len(each.weight)) if each.bias is None else each.bias for each in tables]
+
+    def _size(self, number: int) -> int:
+        """Return how many ids a bin has."""
+        start, end, _ = self.ends[number]
+        return end - start
+
 
 def _projected(hidden: Tensor, each: AdaptiveBin) -> Tensor:
     return hidden if each.projection is None else hidden @ each.projection
@@ -215,5 +258,6 @@ def _log_softmax(logits: Tensor) -> Tensor:
     return F.log_softmax(logits, dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32))
 
 
-def _pick(values: Tensor, entries: Tensor) -> Tensor:
-    return values.gather(-1, entries[..., None])[..., 0]
+def _best(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Return the k largest of each row and their places; of one, the first of equals."""
+    return values.max(-1, keepdim=True) if k == 1 else values.topk(k)

@@ -1,8 +1,19 @@
 """Attention: what all families share of it."""
 
+import importlib.util
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+
+class Keys(NamedTuple):
+    """What queries are held against, and what they get for it."""
+
+    key: Tensor  # [B, N, S, H]
+    value: Tensor  # [B, N, S, H]
+    position: Tensor  # [N, R, H]; [G, N, R, H] where each of G has its share of the batch
 
 
 def distance_encodings(count: int, size: int, clamp_len: int, like: Tensor, ahead: int = 0) -> Tensor:
@@ -46,7 +57,7 @@ def attend(
     """Attend with softmax((query . key + bias) / sqrt(H)) where a key is visible.
 
     Args:
-        query: [B, T, N, H]. key, value: [B, S, N, H]. bias: [B, N, T, S] or None, added before scaling.
+        query: [B, N, T, H]. key, value: [B, N, S, H]. bias: [B, N, T, S] or None, added before scaling.
         visible: [T, S] or broadcastable to the scores; None if every query sees every key. A query that sees no key
             must be zero where there is a bias: it then attends to all alike. Without a bias what it gets is finite,
             and means nothing.
@@ -58,7 +69,6 @@ def attend(
         [B, T, N H], and the probabilities [B, N, T, S] or None.
     """
     scale = query.shape[-1] ** -0.5
-    query, key, value = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)  # [B, N, T or S, H]
     if head_mask is None and not need_probabilities:
         return _fused(query, key, value, bias, visible, dropout, scale), None
     scores = torch.matmul(query, key.transpose(-1, -2))
@@ -70,8 +80,42 @@ def attend(
     if head_mask is not None:
         probabilities = probabilities * head_mask[:, None, None]
     context = torch.matmul(probabilities.to(value.dtype), value)
-    context = context.transpose(1, 2).flatten(-2)  # [B, T, N H]
+    context = by_head(context).flatten(-2)  # [B, T, N H]
     return context, probabilities if need_probabilities else None
+
+
+def kernel_fits(query: Tensor, head_mask: Tensor | None, need_probabilities: bool) -> bool:
+    """Return whether `fused_attention` can attend from query [B, N, T, H]: on a GPU, as users run and train models.
+
+    Not for one query, which has nothing to save; nor where gradients must be the same to the last bit in each run.
+    """
+    plain = head_mask is not None or need_probabilities or torch.compiler.is_compiling()
+    if plain or not query.is_cuda or query.shape[2] == 1 or torch.are_deterministic_algorithms_enabled():
+        return False
+    return query.shape[3] <= 128 and query.dtype != torch.float64 and importlib.util.find_spec("triton") is not None
+
+
+def fused(
+    content: Tensor,
+    located: Tensor,
+    keys: Keys,
+    visible: Tensor | None,
+    dropout: float,
+    behind: int = 0,
+    by_segment: Tensor | None = None,
+    crosses: Tensor | None = None,
+) -> Tensor:
+    """Attend with `fused_attention`, imported when it is first needed; arguments as it and `Looks` have them."""
+    from xl_torch.layers.fused import Looks, fused_attention
+
+    position = keys.position if keys.position.dim() == 4 else keys.position[None]
+    looks = Looks(behind, visible, crosses, dropout)
+    return fused_attention(content, located, keys.key, keys.value, position, by_segment, looks)
+
+
+def by_head(values: Tensor) -> Tensor:
+    """Turn [.., T, N, H] into [.., N, T, H], or back."""
+    return values.transpose(-3, -2)
 
 
 def _fused(
@@ -89,4 +133,4 @@ def _fused(
         hidden = bias * scale
         hidden = hidden if visible is None else torch.where(visible, hidden, torch.finfo(hidden.dtype).min)
     context = F.scaled_dot_product_attention(query, key, value, hidden, dropout, scale=scale)
-    return context.transpose(1, 2).flatten(-2)  # [B, T, N H]
+    return by_head(context).flatten(-2)  # [B, T, N H]

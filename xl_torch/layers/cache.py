@@ -49,6 +49,10 @@ class KeyValueCache:
             got = "none in this one" if source is None else "some in this one only"
             raise ConfigError(f"{where}: src_enc must be given in every call with one cache, or in none, got {got}")
 
+    def choose(self, rows: Tensor) -> None:
+        """Have row i go on as what was row rows[i], rows [B']."""
+        self.layers = [tuple(each[rows] for each in layer) for layer in self.layers]
+
     def keep(self, layers: list[tuple[Tensor, ...]], length: int) -> None:
         """Hold the keys and values of all layers, now that `length` positions have been read."""
         self.layers, self.length = layers, length

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from xl_torch.layers.key_values import KeyValueMemory
 from xlcore.errors import ShapeError
 from xlcore.memory import require_memory, require_memory_length
 
@@ -64,12 +65,14 @@ class CarriedMemory(nn.Module):
 class Memory:
     """The memory methods of a body that keeps the last `mem_len` positions of what it reads, and has a `CarriedMemory`.
 
-    Where a text starts is the body's own: `start_length`.
+    Where a text starts is the body's own: `start_length`, and `_from_start`, which makes hidden states [B, M, D] of the
+    known layout, or of none.
     """
 
     mem_len: int
     carried: CarriedMemory
     start_length: Any
+    _from_start: Any
 
     def init_mems(self, batch_size: int) -> list[Tensor] | None:
         """Return the memory that a text starts from, L x [M, B, D], or None for a model that keeps no fixed length."""
@@ -107,6 +110,19 @@ class Memory:
         """End `carry_memory`."""
         self.carried.stop()
 
+    def _opened(self, mems: Any, known: Any, hidden: Tensor) -> tuple[Any, int]:
+        """Return what each layer remembers before hidden [B, T, D], and M.
+
+        These are hidden states [B, M, D], None if there are none; or layers of a `KeyValueMemory`, if `mems` is one.
+        """
+        if isinstance(mems, KeyValueMemory):
+            return mems.open(self, hidden, lambda: self._from_start(known, hidden)), mems.length
+        if mems is None and self.carried.active:
+            memories = self.carried.read(type(self).__name__, hidden.shape[0])
+        else:
+            memories = self._from_start(known, hidden)
+        return memories, 0 if memories is None else memories[0].shape[1]
+
     def _carry(self, mems: list[Tensor] | None, kept: list[Tensor]) -> None:
         """Leave what a call keeps for the next one, unless it had a memory of its own."""
         if mems is None and self.carried.active:
@@ -135,3 +151,8 @@ class MemoryThroughBody:
     def drop_memory(self) -> None:
         """End `carry_memory`."""
         self.body().drop_memory()
+
+
+def turned(memory: Tensor) -> Tensor:
+    """Turn [M, B, D], as callers know it, into [B, M, D], or back."""
+    return memory.transpose(0, 1)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from xl_torch.checks import require_ids
-from xl_torch.layers.attention import attend, relative_shift
+from xl_torch.layers.attention import attend, by_head, relative_shift
 from xl_torch.layers.basic import linear, parameter
 from xlcore.errors import ConfigError
 from xlcore.heads import ENCODED, SOURCE
@@ -72,6 +72,7 @@ class PlainAttention(nn.Module):
         head_mask = None if head_mask is None else head_mask[self.kept]
         dropout = self.dropout if self.training else 0.0
         bias = None if self.distances is None else self.distances(query, key, sees)
+        query, key, value = by_head(query), by_head(key), by_head(value)  # [B, N, T or S, H]
         attended, probabilities = attend(query, key, value, bias, visible, dropout, head_mask, need_probabilities)
         return self.out(attended), probabilities
 

@@ -5,7 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from xl_torch.layers.two_stream import Keys, Maybe, RelativeAttention, Scene, Sight, encoded_distances, scene_of
+from xl_torch.layers.attention import Keys
+from xl_torch.layers.two_stream import Maybe, RelativeAttention, Scene, Sight, encoded_distances, scene_of
 from xlcore.errors import ConfigError
 
 STEP = 3  # rows of a call that reads on: two words, and the place of the next
@@ -42,6 +43,11 @@ class TextReader:
             mem_len = body.mem_len if body.mem_len > 0 else self.longest + 2
             self.window = min(self.longest, max(0, mem_len - 2))  # what mems hold, less what is read again
         return self._read(texts[:, -2:]) if self.layers else self._read(texts)
+
+    def choose(self, rows: Tensor) -> None:
+        """Have row i go on as what was row rows[i], rows [B']."""
+        for number, (key, value, position) in enumerate(self.layers):
+            self.layers[number] = Keys(key[rows], value[rows], position)
 
     @torch.no_grad()
     def _read(self, ids: Tensor) -> Tensor:
@@ -86,21 +92,21 @@ class TextReader:
 
     def _shelved(self, keys: Keys, position: Tensor) -> Keys:
         """Return a place for all keys, with the first ones in it, and the keys of distances."""
-        B, P = keys.key.shape[:2]
+        P = keys.key.shape[2]
         self.start, self.end = 0, 0
         room = max(P, min(self.longest, 2 * self.window + P + STEP))
-        shelf = [first.new_empty(B, room, *first.shape[2:]) for first in (keys.key, keys.value)]
+        shelf = [first.new_empty(*first.shape[:2], room, first.shape[3]) for first in (keys.key, keys.value)]
         for kept, first in zip(shelf, keys, strict=False):
-            kept[:, :P] = first
+            kept[:, :, :P] = first
         return Keys(*shelf, position)
 
     def _more(self, number: int, attention: RelativeAttention, words: Tensor) -> Keys:
         """Return all keys of a layer: behind those remembered those of words [B, T - 1, D]; keep them."""
         key, value, position = self.layers[number]
         stop = self.end + words.shape[1]
-        key[:, self.end : stop], value[:, self.end : stop] = attention.keys(words)
+        key[:, :, self.end : stop], value[:, :, self.end : stop] = attention.keys(words)
         first = self.window - (self.end - self.start)
-        return Keys(key[:, self.start : stop], value[:, self.start : stop], position[:, first:])
+        return Keys(key[:, :, self.start : stop], value[:, :, self.start : stop], position[:, :, first:])
 
     def _keep(self, T: int) -> None:
         """Remember of the T rows just read what mems would hold, without the last two; make room for the next."""
@@ -108,9 +114,9 @@ class TextReader:
         self.end += max(0, read - 2)
         self.start = max(self.start, self.end - self.window)
         M = self.end - self.start
-        if self.layers[0].key.shape[1] < self.end + STEP - 1 and self.start >= M:
+        if self.layers[0].key.shape[2] < self.end + STEP - 1 and self.start >= M:
             for key, value, _ in self.layers:
-                key[:, :M], value[:, :M] = key[:, self.start : self.end], value[:, self.start : self.end]
+                key[:, :, :M], value[:, :, :M] = key[:, :, self.start : self.end], value[:, :, self.start : self.end]
             self.start, self.end = 0, M
 
 

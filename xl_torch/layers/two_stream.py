@@ -7,8 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from xl_torch.checks import one_each
-from xl_torch.layers.attention import attend, distance_encodings, relative_shift
+from xl_torch.layers.attention import Keys, attend, by_head, distance_encodings, fused, kernel_fits, relative_shift
 from xl_torch.layers.basic import FeedForward, layer_norm, linear, parameter
+from xl_torch.layers.key_values import KeptLayer
 
 Maybe = Tensor | None
 
@@ -19,7 +20,7 @@ class Sight(NamedTuple):
     visible: Maybe  # [B or 1, 1, T, S], true for keys that a query sees; None if all see all
     crosses: Maybe  # [B, 1, T, S], 1 for keys of another segment; None if there is one only
     places: Maybe = None  # [B, 1, P, S], where among the distances each key stands; None for the queries 0, ..., T - 1
-    awake: Maybe = None  # [B, T, 1, 1], 0 for queries that see nothing
+    awake: Maybe = None  # [B, 1, T, 1], 0 for queries that see nothing
 
 
 class Scene(NamedTuple):
@@ -30,14 +31,6 @@ class Scene(NamedTuple):
     target: Sight | None = None  # of the second stream, if there is one
     mapping: Maybe = None  # [B, P, T], if it is no plain choice of positions
     known: Maybe = None  # [B, P, 1], 0 for targets that name no position
-
-
-class Keys(NamedTuple):
-    """What queries are held against, and what they get for it."""
-
-    key: Tensor  # [B, S, N, H]
-    value: Tensor  # [B, S, N, H]
-    position: Tensor  # [G, R, N, H]
 
 
 class RelativeAttention(nn.Module):
@@ -63,12 +56,12 @@ class RelativeAttention(nn.Module):
         self.segment_embedding = parameter(2, N, H)
 
     def keys(self, context: Tensor) -> tuple[Tensor, Tensor]:
-        """Return keys and values [B, S, N, H] of context [B, S, D]."""
-        return self.key(context).unflatten(-1, self.heads), self.value(context).unflatten(-1, self.heads)
+        """Return keys and values [B, N, S, H] of context [B, S, D]."""
+        return self._by_head(self.key(context)), self._by_head(self.value(context))
 
     def positions(self, distances: Tensor) -> Tensor:
-        """Return the keys [G, R, N, H] of distances [G, R, D]."""
-        return self.position(distances).unflatten(-1, self.heads)
+        """Return the keys [G, N, R, H] of distances [G, R, D]."""
+        return self._by_head(self.position(distances))
 
     def forward(
         self,
@@ -82,19 +75,27 @@ class RelativeAttention(nn.Module):
         """Attend to keys from hidden [B, T, D] and from guess [B, P, D], either of which may be missing."""
         attended, guessed, probabilities = None, None, None
         if hidden is not None:
-            query = self.query(hidden).unflatten(-1, self.heads)  # [B, T, N, H]
+            query = self._by_head(self.query(hidden))  # [B, N, T, H]
             attended, probabilities = self._look(query, scene.content, keys, head_mask, need_probabilities)
             attended = self.out(attended)
         if guess is not None:
-            query = self.query(guess).unflatten(-1, self.heads)  # [B, P, N, H]
+            query = self._by_head(self.query(guess))  # [B, N, P, H]
             if scene.mapping is not None:
-                query = torch.einsum("bpt,bpnh->btnh", scene.mapping, query)
+                query = torch.einsum("bpt,bnph->bnth", scene.mapping, query)
             guessed, of_guess = self._look(query, scene.target, keys, head_mask, need_probabilities)
             if scene.mapping is not None:
                 guessed = torch.einsum("bpt,btd->bpd", scene.mapping, guessed)
             guessed = self.out(guessed if scene.known is None else guessed * scene.known)
             probabilities = (probabilities, of_guess) if need_probabilities else None
         return attended, guessed, probabilities
+
+    def _by_head(self, projected: Tensor) -> Tensor:
+        """Turn [.., S, N H] into [.., N, S, H]."""
+        return by_head(projected.unflatten(-1, self.heads))
+
+    def _each(self, bias: Tensor, query: Tensor) -> Tensor:
+        """Return a bias [N, H] to be added to each query, as [N, 1, H]."""
+        return bias.to(query.dtype)[:, None]
 
     def _look(
         self,
@@ -104,29 +105,42 @@ class RelativeAttention(nn.Module):
         head_mask: Maybe,
         need_probabilities: bool,
     ) -> tuple[Tensor, Maybe]:
-        """Attend from query [B, T, N, H]; returns [B, T, N H] and the probabilities."""
-        S, dtype = keys.key.shape[1], query.dtype
-        by_distance = _by_distance(query + self.position_bias.to(dtype), keys.position)  # [B, N, T, R]
+        """Attend from query [B, N, T, H]; returns [B, T, N H] and the probabilities."""
+        S, dtype = keys.key.shape[2], query.dtype
+        if sight.places is None and kernel_fits(query, head_mask, need_probabilities):
+            return self._fused(query, sight, keys), None
+        by_distance = _by_distance(query + self._each(self.position_bias, query), keys.position)  # [B, N, T, R]
         if sight.places is None:
             bias = relative_shift(by_distance)[..., :S]  # [B, N, T, S]
         else:
-            bias = by_distance.gather(-1, sight.places.expand(-1, query.shape[2], -1, -1))  # [B, N, P, S]
+            bias = by_distance.gather(-1, sight.places.expand(-1, query.shape[1], -1, -1))  # [B, N, P, S]
         if sight.crosses is not None:
-            # what every key of a query shares makes no difference to the softmax, so only the step to another segment
-            step = (self.segment_embedding[1] - self.segment_embedding[0]).to(dtype)
-            by_segment = torch.einsum("btnh,nh->bnt", query + self.segment_bias.to(dtype), step)
-            bias = torch.addcmul(bias, sight.crosses.to(dtype), by_segment[..., None])
-        query = query + self.content_bias.to(dtype)
+            bias = torch.addcmul(bias, sight.crosses.to(dtype), self._by_segment(query)[..., None])
+        query = query + self._each(self.content_bias, query)
         if sight.awake is not None:
             query = query * sight.awake.to(dtype)
         dropout = self.dropout if self.training else 0.0
         return attend(query, keys.key, keys.value, bias, sight.visible, dropout, head_mask, need_probabilities)
 
+    def _by_segment(self, query: Tensor) -> Tensor:
+        """Return what is added to the scores of queries [B, N, T, H] for keys of another segment, [B, N, T]."""
+        # what every key of a query shares makes no difference to the softmax, so only the step to another segment
+        step = (self.segment_embedding[1] - self.segment_embedding[0]).to(query.dtype)
+        return torch.einsum("bnth,nh->bnt", query + self._each(self.segment_bias, query), step)
+
+    def _fused(self, query: Tensor, sight: Sight, keys: Keys) -> Tensor:
+        """Attend from query [B, N, T, H] in one kernel; returns [B, T, N H]."""
+        content, located = (query + self._each(bias, query) for bias in (self.content_bias, self.position_bias))
+        seen, crosses = (None if each is None else each[:, 0] > 0 for each in (sight.visible, sight.crosses))
+        by_segment = None if crosses is None else self._by_segment(query)
+        dropout = self.dropout if self.training else 0.0
+        return fused(content, located, keys, seen, dropout, by_segment=by_segment, crosses=crosses)
+
 
 def _by_distance(query: Tensor, position: Tensor) -> Tensor:
-    """Score queries [B, T, N, H] by distances [G, R, N, H] as [B, N, T, R]; each of G has its share of the batch."""
-    query = query.unflatten(0, (position.shape[0], -1))  # [G, B / G, T, N, H]
-    return torch.einsum("gbtnh,grnh->gbntr", query, position).flatten(0, 1)
+    """Score queries [B, N, T, H] by distances [G, N, R, H] as [B, N, T, R]; each of G has its share of the batch."""
+    query = query.unflatten(0, (position.shape[0], -1))  # [G, B / G, N, T, H]
+    return torch.einsum("gbnth,gnrh->gbntr", query, position).flatten(0, 1)
 
 
 class XLNetBlock(nn.Module):
@@ -141,17 +155,29 @@ class XLNetBlock(nn.Module):
         self.feed_forward_norm = layer_norm(config.hidden_size, config.layer_norm_eps)
         self.dropout = nn.Dropout(config.dropout)
 
+    def context(self, hidden: Tensor, memory: Any) -> Tensor | Keys:
+        """Return what hidden [B, T, D] sees behind memory [B, M, D], [B, S, D]; or the keys of it if they are kept."""
+        if isinstance(memory, KeptLayer):
+            return memory.keys(self.attention, hidden, lambda hidden: hidden)
+        return hidden if memory is None else torch.cat([memory, hidden], dim=1)
+
     def forward(
         self,
         hidden: Maybe,
         guess: Maybe,
-        context: Tensor,
+        context: Tensor | Keys,
         scene: Scene,
         head_mask: Maybe,
         need_probabilities: bool,
     ) -> tuple[Maybe, Maybe, Any]:
-        """Map hidden [B, T, D] and guess [B, P, D] to the same shapes, by what they see of context [B, S, D]."""
-        keys = Keys(*self.attention.keys(context), self.attention.positions(scene.distances))
+        """Map hidden [B, T, D] and guess [B, P, D] to the same shapes, by what they see.
+
+        Args:
+            context: [B, S, D]; or its keys, if they are there already.
+        """
+        keys = context
+        if not isinstance(context, Keys):
+            keys = Keys(*self.attention.keys(context), self.attention.positions(scene.distances))
         return self.look(hidden, guess, keys, scene, head_mask, need_probabilities)
 
     def look(
@@ -212,7 +238,8 @@ def scene_of(
     """Return what all layers share, for T queries and M + T keys.
 
     Args:
-        distances: as `encoded_distances` gives them. blocked: as `blocked_keys` gives it.
+        distances: as `encoded_distances` gives them, or anything of their dtype where keys know their own.
+        blocked: as `blocked_keys` gives it.
         token_type_ids, target_mapping, need_probabilities: as `XLNetModel` takes them.
     """
     behind = torch.arange(M, M + T, device=distances.device)[:, None] - torch.arange(M + T, device=distances.device)
@@ -235,14 +262,14 @@ def scene_of(
     rows = rows.clamp(min=0)
     # the distance of key s from query t stands T - t + s along the encodings; with "uni" what lies ahead has none
     places = T - rows[..., None] + torch.arange(M + T, device=rows.device)  # [B, P, S]
-    places = places.clamp(max=distances.shape[1] - 1)
+    places = places.clamp(max=M + T + (0 if config.attn_type == "uni" else T - 1))
     target = _sight(_at_rows(visible, rows), _at_rows(crosses, rows), places)
     return Scene(distances, content, target, known=known)
 
 
 def _sight(visible: Maybe, crosses: Maybe, places: Maybe = None) -> Sight:
     """Return what the second stream sees, where a query may see nothing at all."""
-    awake = None if visible is None else visible.any(-1)[..., None, None]
+    awake = None if visible is None else visible.any(-1)[:, None, :, None]
     return Sight(_for_heads(visible), _for_heads(crosses), _for_heads(places), awake)
 
 

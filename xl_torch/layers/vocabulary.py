@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from xl_torch.checks import require_ids
 from xl_torch.layers.basic import parameter
+from xl_torch.layers.shared_table import looked_up, read_again
 from xl_torch.layers.word_loss import word_loss
 
 
@@ -29,7 +30,7 @@ class Embedding(nn.Module):
             ShapeError: for an id outside the vocabulary, on the CPU.
         """
         require_ids("Embedding", ids, self.count)
-        return F.embedding(ids.long(), self.weight, self.padding)
+        return looked_up(self.weight, ids.long(), self.padding)
 
 
 class WordScores(nn.Module):
@@ -50,4 +51,4 @@ class WordScores(nn.Module):
 
     def mean_loss(self, where: str, hidden: Tensor, labels: Tensor) -> Tensor:
         """Return the mean loss of words: hidden [..., D], labels [...]; see `word_loss`."""
-        return word_loss(where, hidden, labels, self.weight, self.bias)
+        return word_loss(where, hidden, labels, read_again(self.weight), self.bias)

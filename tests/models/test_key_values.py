@@ -1,0 +1,294 @@
+"""Memory as keys and values: what is read after it equals what is read after hidden states, whatever was read how."""
+
+import numpy as np
+import pytest
+
+from tests.helpers import (
+    BODY,
+    CLASSIFIER,
+    KERAS,
+    LM,
+    TORCH,
+    XLM,
+    XLNET,
+    Case,
+    assert_close,
+    each_side,
+    far,
+    inputs_for,
+)
+from xlcore import ConfigError, ShapeError
+
+XLNET_LM = XLNET["permutation_lm"]
+# What changes something of memory or attention.
+CHANGES = {
+    "transfo-xl": "default pre_lnorm shared_biases any_length no_clamp no_memory tf1_window empty_start",
+    "xlnet": "default one_way same_length backwards reuse",
+}
+CASES = [
+    Case(each.family, each.head, name)
+    for each in (LM, XLNET_LM)
+    for name in CHANGES[each.family.config.model_type].split()
+]
+LENGTHS = (3, 1, 1, 7, 2, 1, 4)  # of segments; memory holds 5 positions
+each_variant = pytest.mark.parametrize("case", CASES, ids=str)
+
+
+def segments(case, config, B=2, lengths=LENGTHS):
+    """Return one call after the other, each of another kind: losses, scores, one stream and two, types, head masks."""
+    names, found = ["input_ids", "token_type_ids", "labels", "perm_mask", "target_mapping"], []
+    for number, length in enumerate(lengths):
+        some = names if number % 2 else names[:2]
+        some = [name for name in some if name != "labels" or length > 1]  # of Transformer-XL, it takes two words
+        given = inputs_for(case, config, *some, B=B, T=length, seed=number)
+        if number % 3 == 2:
+            given |= {"head_mask": np.array([[1, 0, 1], [0.5, 1, 1]], "float32")[: config.num_layers]}
+            given |= {"output_attentions": True, "output_hidden_states": True}
+        found.append(given)
+    return found
+
+
+def called(side, model, batch, mems):
+    """Call a model; return all outputs but the memory as arrays, and the memory as it came."""
+    more = {"use_mems": True} if hasattr(model.config, "reuse_len") else {}
+    output = side.call(model, {**batch, **more, "mems": mems})
+    return {name: arrays(side, value) for name, value in output.items() if name != "mems"}, output.get("mems")
+
+
+def arrays(side, value):
+    return [arrays(side, each) for each in value] if isinstance(value, list | tuple) else side.numpy(value)
+
+
+def assert_same(got, wanted, kind, what):
+    """Compare outputs; where there is room for more keys than there are, nothing is attended to there."""
+    assert got.keys() == wanted.keys()
+    for name in wanted:
+        pairs = [(got[name], wanted[name])]
+        while pairs and isinstance(pairs[0][1], list):
+            pairs = [pair for each in pairs for pair in zip(*each, strict=True)]
+        for mine, theirs in pairs:
+            if name == "attentions":
+                spare = mine.shape[-1] - theirs.shape[-1]
+                assert not mine[..., :spare].any()
+                mine = mine[..., spare:]
+            assert_close(mine, theirs, kind, f"{what} {name}")
+
+
+def assert_remembers(side, memory, mems, kind, what=""):
+    for mine, theirs in zip(memory.mems(), mems, strict=True):
+        assert_close(side.numpy(mine), side.numpy(theirs), kind, f"{what} mems")
+
+
+@each_variant
+@each_side
+def test_keys_and_values_equal_hidden_states(side, case):
+    config = case.config()
+    kinds = {"float64": "float64", "float32": "equal"} if case.variant == "default" else {"float64": "float64"}
+    for dtype, kind in kinds.items():
+        model = side.model(case, config, dtype=dtype)
+        memory, mems = side.towers.KeyValueMemory(), None
+        for number, batch in enumerate(segments(case, config)):
+            wanted, mems = called(side, model, batch, mems)
+            got, returned = called(side, model, batch, memory)
+            assert returned is memory
+            assert_same(got, wanted, kind, f"segment {number}")
+            if mems is not None:  # a model without memory returns none to a call without it
+                assert_remembers(side, memory, mems, kind, f"segment {number}")
+
+
+@pytest.mark.parametrize("case", [BODY, LM, CLASSIFIER, *XLNET.values()], ids=str)
+@each_side
+def test_every_model_that_takes_mems_takes_it(side, case):
+    config, memory, mems = case.config(), side.towers.KeyValueMemory(), None
+    model = side.model(case, config, dtype="float64")
+    for seed in (1, 2):
+        batch = inputs_for(case, config, "input_ids", seed=seed)
+        wanted, mems = called(side, model, batch, mems)
+        got, _ = called(side, model, batch, memory)
+        assert_same(got, wanted, "float64", "")
+
+
+@pytest.mark.parametrize("case", [LM, XLNET_LM, Case(XLNET_LM.family, XLNET_LM.head, "same_length")], ids=str)
+@each_side
+def test_it_starts_from_the_known_layout_and_gives_it(side, case):
+    config = case.config()
+    model = side.model(case, config, dtype="float64")
+    first, second, third = segments(case, config, lengths=(4, 3, 5))
+    drawn = inputs_for(case, config, "mems", M=8)["mems"]  # longer than what is kept
+    mems = side.native(drawn, side.dtype("float64"))
+    memory = side.towers.KeyValueMemory(mems)
+    assert_remembers(side, memory, mems, "float64")
+    for batch in (first, second):
+        wanted, mems = called(side, model, batch, mems)
+        assert_same(called(side, model, batch, memory)[0], wanted, "float64", "from mems")
+    again = side.towers.KeyValueMemory(memory.mems())
+    wanted, mems = called(side, model, third, mems)
+    for each in (memory, again):
+        assert_same(called(side, model, third, each)[0], wanted, "float64", "from its own")
+        assert_remembers(side, each, mems, "float64")
+    assert side.towers.KeyValueMemory().mems() is None
+
+
+@pytest.mark.parametrize("case", [LM, XLNET_LM], ids=str)
+@each_side
+def test_rows_are_chosen(side, case):
+    """Beams: rows go on as others, more or fewer than before, before anything is read and behind it."""
+    config = case.config()
+    model = side.model(case, config, dtype="float64")
+    first, second, third = (
+        {"input_ids": inputs_for(case, config, "input_ids", B=B, T=T, seed=T)["input_ids"]}
+        for B, T in ((2, 7), (3, 2), (1, 4))
+    )
+    memory, mems = side.towers.KeyValueMemory(), None
+    for batch, rows in ((first, [1, 0, 1]), (second, [2]), (third, [0])):
+        wanted, mems = called(side, model, batch, mems)
+        assert_same(called(side, model, batch, memory)[0], wanted, "float64", f"{rows}")
+        memory.choose(side.native(np.array(rows)))
+        mems = [side.native(side.numpy(each)[:, rows]) for each in mems]
+        assert_remembers(side, memory, mems, "float64")
+    unread = side.towers.KeyValueMemory(mems)
+    unread.choose(side.native(np.array([0, 0])))
+    assert_close(side.numpy(unread.mems()[0]), side.numpy(mems[0])[:, [0, 0]], "float64")
+
+
+@each_side
+def test_it_matters_what_is_remembered(side):
+    """Other words before give other scores; a call that remembers nothing moves nothing on."""
+    config = XLNET_LM.config()
+    model = side.model(XLNET_LM, config)
+    memory, other = side.towers.KeyValueMemory(), side.towers.KeyValueMemory()
+    called(side, model, inputs_for(XLNET_LM, config, "input_ids", seed=1), memory)
+    called(side, model, inputs_for(XLNET_LM, config, "input_ids", seed=2), other)
+    batch = inputs_for(XLNET_LM, config, "input_ids", seed=3)
+    before = [side.numpy(each) for each in memory.mems()]
+    ahead = side.call(model, {**batch, "mems": memory, "use_mems": False})
+    assert ahead.get("mems") is None
+    assert_remembers(side, memory, [side.native(each) for each in before], "equal")
+    assert_close(side.numpy(ahead.logits), called(side, model, batch, memory)[0]["logits"], "equal")
+    assert far(side.numpy(ahead.logits), called(side, model, batch, other)[0]["logits"]) > 1e-2
+
+
+@pytest.mark.parametrize("case", [LM, XLNET_LM], ids=str)
+@each_side
+def test_what_it_does_not_serve_is_refused(side, case):
+    config = case.config()
+    model, batch = side.model(case, config), inputs_for(case, config, "input_ids")
+    memory, where = side.towers.KeyValueMemory(), case.head.name.replace("LMHead", "")
+    with pytest.raises(ConfigError, match=rf"{where}: mems must be a list of arrays in training, got a KeyValueMemory"):
+        side.call(model, {**batch, "mems": memory}, training=True)
+    called(side, model, batch, memory)
+    before = [side.numpy(each) for each in memory.mems()]
+    with pytest.raises(ShapeError, match=rf"{where}: a batch must have the 2 rows that mems hold, got 3"):
+        called(side, model, inputs_for(case, config, "input_ids", B=3), memory)
+    with pytest.raises(ConfigError, match=rf"{where}: mems must be what this model has read, got a KeyValueMemory of"):
+        called(side, side.model(case, config), batch, memory)
+    embedded = {"inputs_embeds": np.zeros((2, 3, 12), "float64")}
+    if side is TORCH:
+        with pytest.raises(ShapeError, match=rf"{where}: hidden states must be torch.float32 as mems hold them, got"):
+            model.double()(**{name: side.native(value) for name, value in embedded.items()}, mems=memory)
+        model.float()
+    assert_remembers(side, memory, [side.native(each) for each in before], "equal")
+    wrong = side.towers.KeyValueMemory(side.native(inputs_for(case, config, "mems", B=3)["mems"]))
+    with pytest.raises(ShapeError, match=rf"{where}: mems\[0\] must have shape \[M, B=2, D=12\], got \[3, 3, 12\]"):
+        called(side, model, batch, wrong)
+
+
+# ------------------------------------------------------------------------------------------------ in PyTorch: the cost
+
+
+def test_nothing_is_projected_twice_and_little_is_moved():
+    """A call projects what it reads; distances are projected for twice as many as before, never each time."""
+    config = LM.config(mem_len=40, initial_memory="empty")
+    model, memory = TORCH.model(LM, config), TORCH.towers.KeyValueMemory()
+    rows = {"key": [], "position": []}
+    attention = model.transformer.blocks[1].attention
+    for name, found in rows.items():
+        getattr(attention, name).register_forward_hook(
+            lambda _, given, __, found=found: found.append(given[0].shape[-2])
+        )
+    places, lengths = set(), (10, *[1] * 90)
+    for length in lengths:
+        called(TORCH, model, inputs_for(LM, config, "input_ids", T=length), memory)
+        places |= {store.data_ptr() for layer in memory.layers for store in layer.shelf}
+    assert rows["key"] == list(lengths)
+    assert len(rows["position"]) <= 4
+    assert max(rows["position"]) <= 40 + 10 + 1
+    assert memory.length == 40
+    assert len(places) <= 3 * 2 * 4
+    assert max(store.shape[2] for layer in memory.layers for store in layer.shelf) <= 2 * 41
+
+
+def test_no_gradient_goes_through():
+    config = LM.config()
+    model, memory = TORCH.model(LM, config), TORCH.towers.KeyValueMemory()
+    output = TORCH.call(model, {**inputs_for(LM, config, "input_ids", "labels"), "mems": memory})
+    output.loss.backward()
+    parameters = model.canonical_parameters()
+    assert parameters["blocks.0.attention.key.weight"].grad is None
+    assert all(not each.requires_grad for layer in memory.layers for each in layer.shelf)
+
+
+# --------------------------------------------------------------------------------------------------- in Keras: compiled
+
+
+@pytest.mark.parametrize("case", [LM, Case(LM.family, LM.head, "empty_start"), XLNET_LM], ids=str)
+def test_compiled_steps_equal_eager_ones(case):
+    config, traces, name = case.config(), [], "logits" if case is XLNET_LM else "prediction_scores"
+    model = KERAS.model(case, config, dtype="float64")
+    from xl_tf.layers.key_values import compiled_reader
+
+    def scores(memory, ids):
+        traces.append(ids.shape)
+        return model(ids, mems=memory)[name]
+
+    step, memory, eager = compiled_reader(model, scores), KERAS.towers.KeyValueMemory(), KERAS.towers.KeyValueMemory()
+    for seed, length in enumerate((4, 1, 1, 1, 6, 1)):
+        batch = inputs_for(case, config, "input_ids", T=length, seed=seed)
+        wanted, _ = called(KERAS, model, batch, eager)
+        found = step(memory, KERAS.native(batch["input_ids"]))
+        assert_close(KERAS.numpy(found), wanted[name], "float64", f"step {seed}")
+        assert_remembers(KERAS, memory, eager.mems(), "float64")
+    memory.choose(KERAS.native(np.array([1, 0])))
+    eager.choose(KERAS.native(np.array([1, 0])))
+    batch = inputs_for(case, config, "input_ids", T=1, seed=9)
+    found = step(memory, KERAS.native(batch["input_ids"]))
+    assert_close(KERAS.numpy(found), called(KERAS, model, batch, eager)[0][name], "float64")
+    assert len(traces) == 3, traces  # the first call, one word, six words
+
+
+# ------------------------------------------------------------------------------------- what else texts are read on from
+
+
+@each_side
+def test_rows_of_a_cache_are_chosen(side):
+    case = next(Case(each.family, each.head, "one_way") for each in XLM.values() if each.head.kind == "word_lm")
+    config = case.config()
+    model = side.model(case, config, dtype="float64")
+    ids = inputs_for(case, config, "input_ids", T=7)["input_ids"]
+    cache = side.towers.KeyValueCache()
+    cache.choose(side.native(np.array([0])))  # nothing is read: nothing to choose
+    side.call(model, {"input_ids": ids[:, :5], "cache": cache})
+    cache.choose(side.native(np.array([1, 0, 1])))
+    swapped = ids[[1, 0, 1]]
+    got = side.call(model, {"input_ids": swapped, "cache": cache}).logits
+    wanted = side.call(model, {"input_ids": swapped}).logits
+    assert_close(side.numpy(got), side.numpy(wanted)[:, 5:], "float64")
+
+
+@each_side
+def test_rows_of_a_reader_are_chosen(side):
+    config = XLNET_LM.config()
+    model = side.model(XLNET_LM, config, dtype="float64")
+    reading = __import__(f"{side.towers.__name__}.layers.reading", fromlist=["TextReader"])
+    texts = inputs_for(XLNET_LM, config, "input_ids", T=6)["input_ids"]
+    swapped, found = texts[[1, 0, 1]], []
+    for choose in (True, False):
+        reader = reading.TextReader(model, 3, True)
+        for end in (4, 5, 6):
+            rows = texts if choose and end == 4 else swapped
+            found.append(side.numpy(reader.scores(side.native(rows[:, :end]))))
+            if choose and end == 4:
+                reader.choose(side.native(np.array([1, 0, 1])))
+    assert_close(found[1], found[4], "float64")
+    assert_close(found[2], found[5], "float64")
+    assert far(found[2][0], found[2][1]) > 1e-2
