@@ -1,18 +1,23 @@
 """Continuing a text."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from keras import ops
 
 from xl_tf.layers.cache import KeyValueCache
+from xl_tf.layers.key_values import KeyValueMemory, compiled_reader
 from xl_tf.layers.reading import TextReader
 from xl_tf.layers.roberta import word_positions
 from xl_tf.model import Model
-from xlcore.config import at_least, boolean, fitted, optional, real
-from xlcore.errors import ConfigError
-from xlcore.tasks.language_modeling import choose_next
+from xlcore.config import boolean, fitted, optional
+from xlcore.errors import ConfigError, ShapeError
+from xlcore.tasks.continuation import continue_texts
+from xlcore.tasks.generation import GenerationOptions, prompt_rows
+
+Array = np.ndarray[Any, Any]
+LANGUAGE_MODELS = ("causal_lm", "permutation_lm", "word_lm", "masked_lm", "decoder_lm")
 
 
 def generate(
@@ -20,15 +25,28 @@ def generate(
     input_ids: Any,
     max_new_tokens: int,
     *,
-    temperature: float = 0.0,
+    attention_mask: Any = None,
+    do_sample: bool | None = None,
+    temperature: float | None = None,
     top_k: int = 0,
-    seed: int = 0,
-    eos_token_id: int | None = None,
+    top_p: float = 1.0,
+    repetition_penalty: float = 1.0,
+    seed: int | Sequence[int] = 0,
+    num_beams: int = 1,
+    length_penalty: float = 1.0,
+    early_stopping: bool | str = False,
+    num_return_sequences: int = 1,
+    eos_token_id: int | Sequence[int] | None = None,
+    stop: Sequence[Sequence[int]] = (),
     pad_token_id: int | None = None,
+    streamer: Callable[[dict[int, int]], Any] | None = None,
     lang: int | None = None,
     use_mems: bool | None = None,
 ) -> Any:
-    """Continue texts word by word. Each step reads one word, for memory or a cache holds what was read before.
+    """Continue texts word by word: by the likeliest word, by chance, or by beam search.
+
+    Each step reads one word, for memory or a cache holds what was read before. Texts of one length are continued
+    together, one length after the other, so that each row is what it is alone.
 
     XLNet reads both ways: a step reads the word before once more, now that it sees the new one, as in transformers.
     Earlier words stay as they were read, when nothing stood behind them. With `use_mems=False` each step reads the
@@ -38,81 +56,134 @@ def generate(
     it, in place of which it guesses a word.
 
     Args:
-        model: a language model.
-        input_ids: [B, T], texts of one length.
+        model: a language model; it computes as in evaluation.
+        input_ids: [B, T], or a list of B rows of any lengths.
         max_new_tokens: words to add at the most.
-        temperature, top_k, seed: see `xlcore.tasks.language_modeling.choose_next`; temperature 0 is greedy.
-        eos_token_id: ends a text; all end with the first batch in which every text has met it. None goes on.
-        pad_token_id: fills up texts that have ended; `eos_token_id` if None.
+        attention_mask: [B, T], 0 for padding before a text or behind it, which is not read. Without it all is read.
+        do_sample: whether chance picks words; None if the temperature is above 0.
+        temperature: what scores are divided by before chance picks; 0 is greedy, None is 1 with `do_sample`, else 0.
+        top_k: words that chance picks from, the likeliest; 0 for all.
+        top_p: the share that they must have together at least, the fewest that have it; 1 for all.
+        repetition_penalty: what scores below zero of words that the text has are multiplied by, and others divided.
+            Scores are logits; logarithms of probabilities with beams, and where a model has an adaptive softmax.
+        seed: of chance, for all rows, each of which draws from its own stream by its place; or one for each row, which
+            then is what it is alone with that seed.
+        num_beams: how many beams are searched; 1 for none. Beams are not picked by chance.
+        length_penalty: the power of the number of words by which a beam's sum of log-probabilities is divided.
+        early_stopping: when a search with as many ended beams as there are beams ends: True for at once, False where
+            the best one that goes on is worse than all at its length, "never" where it cannot get better any more.
+        num_return_sequences: texts for each row, the best beams or drawn each by itself.
+        eos_token_id: ends a text, or several that do. All stops when every text has ended.
+        stop: lists of words; a text ends behind any of them that has been written.
+        pad_token_id: fills up shorter texts on the right; an `eos_token_id` if None, else `config.pad_token_id`.
+        streamer: called in each step with the new words, by row of the result, of the texts that have not ended.
         lang: the language of all words, for models with several; `config.lang_id` if None.
         use_mems: whether XLNet remembers what it has read; `config.use_mems_eval` if None.
 
     Returns:
-        [B, T + new], the texts with what was added.
+        [B R, T + new], the texts with what was added, R rows for each of the B.
+
+    Raises:
+        ConfigError: for options that are none, or have no effect beside others.
+        ShapeError: for texts that cannot be read.
     """
-    given = {"max_new_tokens": max_new_tokens, "seed": seed, "eos_token_id": eos_token_id, "pad_token_id": pad_token_id}
-    for name, value in given.items():
-        fitted("generate", name, value, at_least(0) if name in ("max_new_tokens", "seed") else optional(at_least(0)))
-    fitted("generate", "temperature", temperature, real(0.0))
+    options = GenerationOptions(
+        max_new_tokens, do_sample, temperature, top_k, top_p, repetition_penalty, seed, num_beams, length_penalty,
+        early_stopping, num_return_sequences, eos_token_id, stop, pad_token_id, streamer,
+    )  # fmt: skip
     fitted("generate", "use_mems", use_mems, optional(boolean))
-    rng = np.random.default_rng(seed)
-    texts, read = ops.convert_to_tensor(input_ids), _reader(model, lang, use_mems, max_new_tokens)
-    filling = eos_token_id if pad_token_id is None else pad_token_id
-    ended = np.zeros(len(input_ids), bool)
-    for _ in range(max_new_tokens):
-        chosen = choose_next(ops.convert_to_numpy(ops.cast(read(texts), "float32")), temperature, top_k, rng)
-        if eos_token_id is not None:
-            chosen = np.where(ended, filling, chosen)
-            ended |= chosen == eos_token_id
-        words = ops.cast(chosen[:, None], texts.dtype)
-        texts = ops.concatenate([texts, words], axis=1)
-        if ended.all():
-            break
-    return texts
+    rows = prompt_rows(input_ids, attention_mask)
+    lengths = sorted({len(row) for row in rows})
+    if getattr(model.config, "bi_data", False) and len(lengths) > 1:
+        raise ShapeError(f"generate: texts must be of one length with bi_data, got {lengths}")
+
+    def begin() -> Reader:
+        return Reader(*_reader(model, lang, use_mems, max_new_tokens))
+
+    found = continue_texts(rows, options, begin, getattr(model.config, "pad_token_id", None))
+    return ops.convert_to_tensor(found)
 
 
-def _reader(model: Model, lang: int | None, use_mems: bool | None, count: int) -> Callable[[Any], Any]:
-    """Return what reads texts that grow, `count` times: from [B, T] to the scores of the next words, [B, V]."""
-    config = getattr(model, "config", None)
+class Reader:
+    """Reads texts that grow, as `continue_texts` asks for it.
+
+    Args:
+        scores: from texts [B, T] to the scores of their next words, [B, V].
+        kept: what has been read; None if every call reads all.
+    """
+
+    def __init__(self, scores: Callable[[Any], Any], kept: Any) -> None:
+        self.scores, self.kept = scores, kept
+
+    def read(self, texts: Array) -> Array:
+        """Return the scores of next words, [B, V], for texts [B, T] that are a word longer than at the last call."""
+        return ops.convert_to_numpy(ops.cast(self.scores(ops.convert_to_tensor(texts)), "float32"))
+
+    def choose(self, rows: Array) -> None:
+        """Go on in row i with what has been read as row rows[i]."""
+        if self.kept is not None and (rows != np.arange(len(rows))).any():
+            self.kept.choose(rows)
+
+
+def _reader(model: Model, lang: int | None, use_mems: bool | None, count: int) -> tuple[Callable[[Any], Any], Any]:
+    """Return what reads texts that grow, `count` times, from [B, T] to the scores of the next words, [B, V]; and what
+    it keeps of them."""
+    config = model.config
+    if model.head.kind not in LANGUAGE_MODELS:
+        raise ConfigError(f"generate: model must be a language model, got {type(model).__name__}")
     if lang is not None and not hasattr(config, "causal"):
         raise ConfigError(f"generate: lang must be given for models with languages only, got {lang}")
     if hasattr(config, "use_mems_eval"):
-        return TextReader(model, count, config.use_mems_eval if use_mems is None else use_mems).scores
+        reader = TextReader(model, count, config.use_mems_eval if use_mems is None else use_mems)
+        return reader.scores, reader if reader.recall else None
     if use_mems is not None:
         raise ConfigError(f"generate: use_mems must be given for XLNet only, got {use_mems}")
-    if hasattr(config, "is_decoder") and model.head.kind in ("masked_lm", "decoder_lm"):
+    if model.head.kind in ("masked_lm", "decoder_lm"):
         return _by_past(model)
     if not hasattr(config, "causal"):
         return _by_memory(model)
     lang = config.lang_id if lang is None and config.has_languages else lang
-    return _by_cache(model, lang) if config.causal else _by_mask(model, lang)
+    return _by_cache(model, lang) if config.causal else (_by_mask(model, lang), None)
 
 
-def _by_memory(model: Model) -> Callable[[Any], Any]:
-    """Read on after the memory of what was read."""
-    length, mems = 0, None
+def _by_memory(model: Model) -> tuple[Callable[[Any], Any], Any]:
+    """Read on after the memory of what was read; a model without memory reads everything anew."""
+    if model.body().mem_len <= 0:
+        return lambda texts: model(texts, logits_to_keep=1, training=False).logits[:, -1], None
+    length, memory = 0, KeyValueMemory()
+
+    def step(memory: KeyValueMemory, words: Any) -> Any:
+        return model(words, mems=memory, logits_to_keep=1, training=False).logits[:, -1]
 
     def read(texts: Any) -> Any:
-        nonlocal length, mems
-        output = model(texts[:, length:], mems=mems, logits_to_keep=1, training=False)
-        length, mems = texts.shape[1], output.mems
-        return output.logits[:, -1]
+        nonlocal length
+        start, length = length, texts.shape[1]
+        return (_compiled(model, step) if start else step)(memory, texts[:, start:])
 
-    return read
+    return read, memory
 
 
-def _by_cache(model: Model, lang: int | None) -> Callable[[Any], Any]:
-    """Read on from the keys and values of what was read."""
+def _compiled(model: Model, step: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a step in compiled code, one for all steps; the model keeps it as long as its config stays."""
+    config, function = model.step_function
+    if config != model.config:
+        config, function = model.config.copy(), compiled_reader(model, step)
+        model.step_function = (config, function)
+    return function
+
+
+def _by_cache(model: Model, lang: int | None) -> tuple[Callable[[Any], Any], Any]:
+    """Read on from the keys and values of what was read; a word that is written as padding counts like any other."""
     cache = KeyValueCache()
 
     def read(texts: Any) -> Any:
-        langs = None if lang is None else ops.full_like(texts, lang)
-        return model(texts, langs=langs, cache=cache, logits_to_keep=1, training=False).logits[:, -1]
+        words, langs = ops.ones_like(texts), None if lang is None else ops.full_like(texts, lang)
+        return model(texts, words, langs, cache=cache, logits_to_keep=1, training=False).logits[:, -1]
 
-    return read
+    return read, cache
 
 
-def _by_past(model: Model) -> Callable[[Any], Any]:
+def _by_past(model: Model) -> tuple[Callable[[Any], Any], Any]:
     """Read on from the keys and values of what was read; padding in a text counts for no position."""
     config, cache = model.config, KeyValueCache()
     if not config.is_decoder or model.head.kind != "decoder_lm":
@@ -125,7 +196,7 @@ def _by_past(model: Model) -> Callable[[Any], Any]:
         new = {"input_ids": texts[:, cache.length :], "position_ids": positions, "past_key_values": cache}
         return model(**new, logits_to_keep=1, training=False).logits[:, -1]
 
-    return read
+    return read, cache
 
 
 def _by_mask(model: Model, lang: int | None) -> Callable[[Any], Any]:
@@ -137,7 +208,7 @@ def _by_mask(model: Model, lang: int | None) -> Callable[[Any], Any]:
     def read(texts: Any) -> Any:
         mask = ops.full_like(texts[:, :1], config.mask_token_id)
         texts = ops.concatenate([texts, mask], axis=1)
-        langs = None if lang is None else ops.full_like(texts, lang)
-        return model(texts, langs=langs, logits_to_keep=1, training=False).logits[:, -1]
+        words, langs = ops.ones_like(texts), None if lang is None else ops.full_like(texts, lang)
+        return model(texts, words, langs, logits_to_keep=1, training=False).logits[:, -1]
 
     return read

@@ -1,35 +1,55 @@
 """Continuing a text."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from xl_torch.layers.cache import KeyValueCache
+from xl_torch.layers.key_values import KeyValueMemory
 from xl_torch.layers.reading import TextReader
 from xl_torch.layers.roberta import word_positions
 from xl_torch.model import Model
-from xlcore.config import at_least, boolean, fitted, optional, real
-from xlcore.errors import ConfigError
-from xlcore.tasks.language_modeling import choose_next
+from xlcore.config import boolean, fitted, optional
+from xlcore.errors import ConfigError, ShapeError
+from xlcore.tasks.continuation import continue_texts
+from xlcore.tasks.generation import GenerationOptions, prompt_rows
+
+Array = np.ndarray[Any, Any]
+LANGUAGE_MODELS = ("causal_lm", "permutation_lm", "word_lm", "masked_lm", "decoder_lm")
 
 
 @torch.no_grad()
 def generate(
     model: Model,
-    input_ids: Tensor,
+    input_ids: Tensor | Sequence[Any],
     max_new_tokens: int,
     *,
-    temperature: float = 0.0,
+    attention_mask: Tensor | Sequence[Any] | None = None,
+    do_sample: bool | None = None,
+    temperature: float | None = None,
     top_k: int = 0,
-    seed: int = 0,
-    eos_token_id: int | None = None,
+    top_p: float = 1.0,
+    repetition_penalty: float = 1.0,
+    seed: int | Sequence[int] = 0,
+    num_beams: int = 1,
+    length_penalty: float = 1.0,
+    early_stopping: bool | str = False,
+    num_return_sequences: int = 1,
+    eos_token_id: int | Sequence[int] | None = None,
+    stop: Sequence[Sequence[int]] = (),
     pad_token_id: int | None = None,
+    streamer: Callable[[dict[int, int]], Any] | None = None,
     lang: int | None = None,
     use_mems: bool | None = None,
 ) -> Tensor:
-    """Continue texts word by word. Each step reads one word, for memory or a cache holds what was read before.
+    """Continue texts word by word: by the likeliest word, by chance, or by beam search.
+
+    Each step reads one word, for memory or a cache holds what was read before. Texts of one length are continued
+    together, one length after the other, so that each row is what it is alone.
 
     XLNet reads both ways: a step reads the word before once more, now that it sees the new one, as in transformers.
     Earlier words stay as they were read, when nothing stood behind them. With `use_mems=False` each step reads the
@@ -39,81 +59,127 @@ def generate(
     it, in place of which it guesses a word.
 
     Args:
-        model: a language model, in evaluation mode.
-        input_ids: [B, T], texts of one length.
+        model: a language model; it computes as in evaluation.
+        input_ids: [B, T], or a list of B rows of any lengths.
         max_new_tokens: words to add at the most.
-        temperature, top_k, seed: see `xlcore.tasks.language_modeling.choose_next`; temperature 0 is greedy.
-        eos_token_id: ends a text; all end with the first batch in which every text has met it. None goes on.
-        pad_token_id: fills up texts that have ended; `eos_token_id` if None.
+        attention_mask: [B, T], 0 for padding before a text or behind it, which is not read. Without it all is read.
+        do_sample: whether chance picks words; None if the temperature is above 0.
+        temperature: what scores are divided by before chance picks; 0 is greedy, None is 1 with `do_sample`, else 0.
+        top_k: words that chance picks from, the likeliest; 0 for all.
+        top_p: the share that they must have together at least, the fewest that have it; 1 for all.
+        repetition_penalty: what scores below zero of words that the text has are multiplied by, and others divided.
+            Scores are logits; logarithms of probabilities with beams, and where a model has an adaptive softmax.
+        seed: of chance, for all rows, each of which draws from its own stream by its place; or one for each row, which
+            then is what it is alone with that seed.
+        num_beams: how many beams are searched; 1 for none. Beams are not picked by chance.
+        length_penalty: the power of the number of words by which a beam's sum of log-probabilities is divided.
+        early_stopping: when a search with as many ended beams as there are beams ends: True for at once, False where
+            the best one that goes on is worse than all at its length, "never" where it cannot get better any more.
+        num_return_sequences: texts for each row, the best beams or drawn each by itself.
+        eos_token_id: ends a text, or several that do. All stops when every text has ended.
+        stop: lists of words; a text ends behind any of them that has been written.
+        pad_token_id: fills up shorter texts on the right; an `eos_token_id` if None, else `config.pad_token_id`.
+        streamer: called in each step with the new words, by row of the result, of the texts that have not ended.
         lang: the language of all words, for models with several; `config.lang_id` if None.
         use_mems: whether XLNet remembers what it has read; `config.use_mems_eval` if None.
 
     Returns:
-        [B, T + new], the texts with what was added.
+        [B R, T + new], the texts with what was added, R rows for each of the B.
+
+    Raises:
+        ConfigError: for options that are none, or have no effect beside others.
+        ShapeError: for texts that cannot be read.
     """
-    given = {"max_new_tokens": max_new_tokens, "seed": seed, "eos_token_id": eos_token_id, "pad_token_id": pad_token_id}
-    for name, value in given.items():
-        fitted("generate", name, value, at_least(0) if name in ("max_new_tokens", "seed") else optional(at_least(0)))
-    fitted("generate", "temperature", temperature, real(0.0))
+    options = GenerationOptions(
+        max_new_tokens, do_sample, temperature, top_k, top_p, repetition_penalty, seed, num_beams, length_penalty,
+        early_stopping, num_return_sequences, eos_token_id, stop, pad_token_id, streamer,
+    )  # fmt: skip
     fitted("generate", "use_mems", use_mems, optional(boolean))
-    rng = np.random.default_rng(seed)
-    texts, read = input_ids, _reader(model, lang, use_mems, max_new_tokens)
-    filling = eos_token_id if pad_token_id is None else pad_token_id
-    ended = np.zeros(len(input_ids), bool)
-    for _ in range(max_new_tokens):
-        chosen = choose_next(read(texts).float().cpu().numpy(), temperature, top_k, rng)
-        if eos_token_id is not None:
-            chosen = np.where(ended, filling, chosen)
-            ended |= chosen == eos_token_id
-        words = torch.as_tensor(chosen[:, None], dtype=texts.dtype, device=texts.device)
-        texts = torch.cat([texts, words], dim=1)
-        if ended.all():
-            break
-    return texts
+    device = input_ids.device if isinstance(input_ids, Tensor) else next(model.parameters()).device
+    rows = prompt_rows(_at_hand(input_ids), _at_hand(attention_mask))
+    lengths = sorted({len(row) for row in rows})
+    if getattr(model.config, "bi_data", False) and len(lengths) > 1:
+        raise ShapeError(f"generate: texts must be of one length with bi_data, got {lengths}")
+
+    def begin() -> Reader:
+        return Reader(*_reader(model, lang, use_mems, max_new_tokens), device)
+
+    with _in_evaluation(model):
+        found = continue_texts(rows, options, begin, getattr(model.config, "pad_token_id", None))
+    return torch.as_tensor(found, device=device)
 
 
-def _reader(model: Model, lang: int | None, use_mems: bool | None, count: int) -> Callable[[Tensor], Tensor]:
-    """Return what reads texts that grow, `count` times: from [B, T] to the scores of the next words, [B, V]."""
-    config = getattr(model, "config", None)
+class Reader:
+    """Reads texts that grow, as `continue_texts` asks for it.
+
+    Args:
+        scores: from texts [B, T] to the scores of their next words, [B, V].
+        kept: what has been read; None if every call reads all.
+        device: where texts are.
+    """
+
+    def __init__(self, scores: Callable[[Tensor], Tensor], kept: Any, device: torch.device) -> None:
+        self.scores, self.kept, self.device = scores, kept, device
+
+    def read(self, texts: Array) -> Array:
+        """Return the scores of next words, [B, V], for texts [B, T] that are a word longer than at the last call."""
+        return self.scores(torch.as_tensor(texts, device=self.device)).float().cpu().numpy()
+
+    def choose(self, rows: Array) -> None:
+        """Go on in row i with what has been read as row rows[i]."""
+        if self.kept is not None and (rows != np.arange(len(rows))).any():
+            self.kept.choose(torch.as_tensor(rows, device=self.device))
+
+
+def _reader(
+    model: Model, lang: int | None, use_mems: bool | None, count: int
+) -> tuple[Callable[[Tensor], Tensor], Any]:
+    """Return what reads texts that grow, `count` times, from [B, T] to the scores of the next words, [B, V]; and what
+    it keeps of them."""
+    config = model.config
+    if model.head.kind not in LANGUAGE_MODELS:
+        raise ConfigError(f"generate: model must be a language model, got {type(model).__name__}")
     if lang is not None and not hasattr(config, "causal"):
         raise ConfigError(f"generate: lang must be given for models with languages only, got {lang}")
     if hasattr(config, "use_mems_eval"):
-        return TextReader(model, count, config.use_mems_eval if use_mems is None else use_mems).scores
+        reader = TextReader(model, count, config.use_mems_eval if use_mems is None else use_mems)
+        return reader.scores, reader if reader.recall else None
     if use_mems is not None:
         raise ConfigError(f"generate: use_mems must be given for XLNet only, got {use_mems}")
-    if hasattr(config, "is_decoder") and model.head.kind in ("masked_lm", "decoder_lm"):
+    if model.head.kind in ("masked_lm", "decoder_lm"):
         return _by_past(model)
     if not hasattr(config, "causal"):
         return _by_memory(model)
     lang = config.lang_id if lang is None and config.has_languages else lang
-    return _by_cache(model, lang) if config.causal else _by_mask(model, lang)
+    return _by_cache(model, lang) if config.causal else (_by_mask(model, lang), None)
 
 
-def _by_memory(model: Model) -> Callable[[Tensor], Tensor]:
-    """Read on after the memory of what was read."""
-    length, mems = 0, None
+def _by_memory(model: Model) -> tuple[Callable[[Tensor], Tensor], Any]:
+    """Read on after the memory of what was read; a model without memory reads everything anew."""
+    if model.body().mem_len <= 0:
+        return lambda texts: model(texts, logits_to_keep=1).logits[:, -1], None
+    length, memory = 0, KeyValueMemory()
 
     def read(texts: Tensor) -> Tensor:
-        nonlocal length, mems
-        output = model(texts[:, length:], mems=mems, logits_to_keep=1)
-        length, mems = texts.shape[1], output.mems
-        return output.logits[:, -1]
+        nonlocal length
+        start, length = length, texts.shape[1]
+        return model(texts[:, start:], mems=memory, logits_to_keep=1).logits[:, -1]
 
-    return read
+    return read, memory
 
 
-def _by_cache(model: Model, lang: int | None) -> Callable[[Tensor], Tensor]:
-    """Read on from the keys and values of what was read."""
+def _by_cache(model: Model, lang: int | None) -> tuple[Callable[[Tensor], Tensor], Any]:
+    """Read on from the keys and values of what was read; a word that is written as padding counts like any other."""
     cache = KeyValueCache()
 
     def read(texts: Tensor) -> Tensor:
-        langs = None if lang is None else torch.full_like(texts, lang)
-        return model(texts, langs=langs, cache=cache, logits_to_keep=1).logits[:, -1]
+        words, langs = torch.ones_like(texts), None if lang is None else torch.full_like(texts, lang)
+        return model(texts, words, langs, cache=cache, logits_to_keep=1).logits[:, -1]
 
-    return read
+    return read, cache
 
 
-def _by_past(model: Model) -> Callable[[Tensor], Tensor]:
+def _by_past(model: Model) -> tuple[Callable[[Tensor], Tensor], Any]:
     """Read on from the keys and values of what was read; padding in a text counts for no position."""
     config, cache = model.config, KeyValueCache()
     if not config.is_decoder or model.head.kind != "decoder_lm":
@@ -126,7 +192,7 @@ def _by_past(model: Model) -> Callable[[Tensor], Tensor]:
         new = {"input_ids": texts[:, cache.length :], "position_ids": positions, "past_key_values": cache}
         return model(**new, logits_to_keep=1).logits[:, -1]
 
-    return read
+    return read, cache
 
 
 def _by_mask(model: Model, lang: int | None) -> Callable[[Tensor], Tensor]:
@@ -138,7 +204,26 @@ def _by_mask(model: Model, lang: int | None) -> Callable[[Tensor], Tensor]:
     def read(texts: Tensor) -> Tensor:
         mask = torch.full_like(texts[:, :1], config.mask_token_id)
         texts = torch.cat([texts, mask], dim=1)
-        langs = None if lang is None else torch.full_like(texts, lang)
-        return model(texts, langs=langs, logits_to_keep=1).logits[:, -1]
+        words, langs = torch.ones_like(texts), None if lang is None else torch.full_like(texts, lang)
+        return model(texts, words, langs, logits_to_keep=1).logits[:, -1]
 
     return read
+
+
+def _at_hand(values: Any) -> Any:
+    """Bring a tensor, or those of a list, to the CPU."""
+    if isinstance(values, list | tuple):
+        return [_at_hand(each) for each in values] if any(isinstance(each, Tensor) for each in values) else values
+    return values.cpu() if isinstance(values, Tensor) else values
+
+
+@contextmanager
+def _in_evaluation(model: Model) -> Iterator[None]:
+    """Have a model compute without dropout, as its twin does unless it is told to train."""
+    learning = [part for part in model.modules() if part.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for part in learning:
+            part.training = True

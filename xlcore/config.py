@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self, dataclass_transform
 
 from xlcore.errors import ConfigError, did_you_mean
-from xlcore.files import named_folder
+from xlcore.files import made_folder, named_folder
 from xlcore.frozen import frozen, thawed
 
 # A rule takes what a caller gave and returns what is stored, or raises `Unfit` with the condition not met.
@@ -393,8 +393,7 @@ class Config:
 
     def save_pretrained(self, path: str | Path) -> None:
         """Write config.json into a folder, which is made if it is missing."""
-        folder = named_folder("save_pretrained", path)
-        folder.mkdir(parents=True, exist_ok=True)
+        folder = made_folder(named_folder("save_pretrained", path))
         self.to_json_file(folder / "config.json")
 
     def copy(self, /, **overrides: Any) -> Self:

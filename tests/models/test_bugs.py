@@ -51,6 +51,9 @@ class Watched:
     def __init__(self, model):
         self.model, self.lengths = model, []
 
+    def __getattr__(self, name):
+        return getattr(self.model, name)
+
     def __call__(self, ids, **keys):
         self.lengths.append(int(ids.shape[1]))
         return self.model(ids, **keys)
@@ -63,7 +66,7 @@ def test_t1_generation_reads_one_word_a_step(side, variant):
     model, ids = side.model(lm(variant)), inputs_for(LM, LM.config(), "input_ids", T=4)["input_ids"]
     watched = Watched(model)
     texts = side.numpy(side.towers.generate(watched, side.native(ids), 8))
-    assert watched.lengths == [4] + [1] * 7
+    assert watched.lengths == [4] + [1] * (7 if side is TORCH else 1)  # there the second call is compiled, for all
     whole = ids
     for _ in range(8):
         chosen = side.run(model, {"input_ids": whole})["prediction_scores"][:, -1].argmax(-1)

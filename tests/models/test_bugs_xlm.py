@@ -24,7 +24,7 @@ def test_m1_generation_reads_the_last_word_and_its_language(side):
     scores = side.run(model, {"input_ids": ids, "langs": np.ones_like(ids)})["logits"][:, -1]
     texts = side.numpy(side.towers.generate(model, side.native(ids), 1))
     np.testing.assert_array_equal(texts[:, -1], scores.argmax(-1))
-    chance = {"temperature": 3.0, "seed": 4}
+    chance = {"temperature": 3.0, "seed": 3}
     several = [side.towers.generate(model, side.native(ids), 4, lang=lang, **chance) for lang in (0, 1, 2)]
     assert len({side.numpy(texts).tobytes() for texts in several}) == 3
 

@@ -1,4 +1,4 @@
-"""Language modelling: from a long text to batches of consecutive segments, and from scores to the next word."""
+"""Language modelling: from a long text to batches of consecutive segments."""
 
 from typing import Any
 
@@ -42,31 +42,3 @@ def stream_segments(ids: Any, batch_size: int, segment: int) -> dict[str, Array]
     columns = starts[:, None] + np.arange(segment + 1)  # [S, T + 1]
     labels = streams[:, columns].swapaxes(0, 1).reshape(steps * batch_size, segment + 1)
     return {"input_ids": np.ascontiguousarray(labels[:, :-1]), "labels": labels}
-
-
-def choose_next(scores: Array, temperature: float, top_k: int, rng: np.random.Generator) -> Array:
-    """Choose the next word of each row: the likeliest at temperature 0, else a draw among the `top_k` likeliest.
-
-    Args:
-        scores: [B, V], logits or log-probabilities.
-        temperature: 0 or more; what scores are divided by.
-        top_k: words to draw from; 0 for all.
-        rng: the source of chance, so that the same seed gives the same words in every framework.
-
-    Returns:
-        [B] ids.
-
-    Raises:
-        ShapeError: for a negative temperature or top_k.
-    """
-    if temperature < 0 or top_k < 0:
-        raise ShapeError(f"choose_next: temperature and top_k must be at least 0, got {temperature} and {top_k}")
-    if temperature == 0:
-        return np.asarray(scores.argmax(-1))
-    scaled = scores.astype("float64") / temperature
-    if 0 < top_k < scaled.shape[-1]:
-        least = np.partition(scaled, -top_k, axis=-1)[:, -top_k, None]
-        scaled = np.where(scaled < least, -np.inf, scaled)
-    shares = np.exp(scaled - scaled.max(-1, keepdims=True)).cumsum(-1)
-    drawn = rng.random((len(shares), 1)) * shares[:, -1:]
-    return np.asarray((shares <= drawn).sum(-1))
