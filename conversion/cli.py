@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from conversion import commands as files
+from conversion import scoring
 from conversion.parity import command as parity
 from xlcore import XLError, __version__
 
@@ -17,6 +18,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     files.add_to(commands)
     parity.add_to(commands)
+    scoring.add_to(commands)
     options = parser.parse_args(arguments)
     try:
         code: int = options.run(options)
