@@ -52,7 +52,8 @@ bench: $(READY)  ## time our sides of every workload
 	$(BIN)/python benchmarks/all.py
 
 bench-peers: $(READY) $(PEERS)/ready  ## the same beside transformers 5 and 4.34.0 (torch, TensorFlow), by turns; draws it
-	$(BIN)/python benchmarks/all.py --peer-python $(PEERS)/bin/python
+	$(BIN)/python benchmarks/all.py --peer-python $(PEERS)/bin/python --folder docs/benchmarks \
+		--picture docs/benchmarks/speed.png
 
 bench-tokenizers: $(READY) $(PEERS)/ready  ## time our tokenizer beside transformers 4.34.0, in one run
 	$(BIN)/python benchmarks/tokenizers.py --peer-python $(PEERS)/bin/python

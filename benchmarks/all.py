@@ -46,7 +46,8 @@ def ratios(found: dict[str, Any]) -> list[tuple[str, str, float, float | None]]:
     for row in found["rows"]:
         floor = row["sides"].get("floor")
         for side, values in row["sides"].items():
-            for peer, times in values["times as fast as"].items():
+            beside = {peer: times for peer, times in values["times as fast as"].items() if peer != "floor"}
+            for peer, times in beside.items():
                 most = row["sides"][peer]["median"] / floor["median"] if floor else None
                 bars.append((f"{row['what']}\nbeside {peer}", side, times, most))
     return bars
@@ -77,7 +78,7 @@ def draw(folder: Path, file: Path) -> None:
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.invert_yaxis()
     axes.margins(y=0.01)
-    axes.set_xlabel("times as fast as the peer (black: what the matrix products alone would be)")
+    axes.set_xlabel("times as fast as the peer (black: the floor, matrix products or reading weights alone)")
     names = {"ours torch": "PyTorch", "ours keras": "Keras"}
     marks = [axes.barh(0, 0, color=color) for color in COLORS.values()]
     figure.legend(marks, names.values(), loc="outside upper right", ncols=2)

@@ -207,23 +207,32 @@ def test_scores_exist_for_a_chunk_of_the_positions_that_need_them(side, layout, 
     room = import_module(f"{side.towers.__name__}.layers.word_loss")
     monkeypatch.setattr(room, "ENTRIES", 40)
     softmax, model, hidden = softmax_of(side, layout)
-    seen, before = [], room._scores
+    seen, back = [], []
 
-    def watched(states, weights, biases):
-        scores = before(states, weights, biases)
-        seen.append(tuple(scores.shape))
-        return scores
+    def watched(function, found):
+        def computed(*given):
+            scores = function(*given)
+            found.append(tuple(scores.shape))
+            return scores
 
-    monkeypatch.setattr(room, "_scores", watched)
+        return computed
+
+    monkeypatch.setattr(room, "_scores", watched(room._scores, seen))
+    if str(side) == "torch":  # which goes back by blocks of words
+        monkeypatch.setattr(room, "LEAST", 1)
+        monkeypatch.setattr(room, "_shares", watched(room._shares, back))
     labels = np.array(LABELS["all"], "int64")
     losses_and_gradients(side, softmax, model, hidden, labels)
-    assert all(rows * width <= 40 for rows, width in seen)
+    assert all(rows * width <= 40 for rows, width in seen + back)
     widths = (CUTOFFS[0] + 2, CUTOFFS[1] - CUTOFFS[0], V - CUTOFFS[1])
     needed = (8, 2, 3)  # words at all, and in the tails
     for width, count in zip(widths, needed, strict=True):
         rows = [size for size, each in seen if each == width]
-        spare = max(rows) - 1 if str(side) == "keras" else 0
-        assert 2 * count <= sum(rows) <= 2 * (count + spare)
+        spare, ways = (max(rows) - 1, 2) if str(side) == "keras" else (0, 1)
+        assert ways * count <= sum(rows) <= ways * (count + spare)
+    if str(side) == "torch":
+        scores = {count: sum(width for rows, width in back if rows == count) for count in needed}
+        assert scores == dict(zip(needed, widths, strict=True))
     seen.clear()
     losses_and_gradients(side, softmax, model, hidden, np.array(LABELS["frequent"], "int64"))
     assert {width for _, width in seen} == {widths[0]}

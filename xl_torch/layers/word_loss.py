@@ -11,12 +11,13 @@ from xl_torch.losses import inside, mean_over, told
 
 ENTRIES = 1 << 24  # how many scores exist at once
 FEWEST = 1 << 20  # and how many may exist however small the table is
+LEAST = 1 << 10  # words at once on the way back, however many positions there are
 
 
 def word_loss(where: str, hidden: Tensor, labels: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Return the mean cross entropy of words, as `entry_loss` of their scores; -100 is ignored.
 
-    Only positions with a label cost anything, a chunk of them at a time, in the way back again.
+    Only positions with a label cost anything: a chunk of them at a time; on the way back a block of words.
 
     Args:
         where: the model, for errors.
@@ -51,7 +52,7 @@ def entry_losses(
     """
     dtype = _dtype(states[0], weights[0])
     states, weights, biases = ([each.to(dtype) for each in values] for values in (states, weights, biases))
-    return _losses(states, torch.stack(list(entries)), weights, biases, list(borders))
+    return _losses(states, torch.stack(list(entries)), weights, biases, list(borders))[0]
 
 
 def _dtype(hidden: Tensor, weight: Tensor) -> torch.dtype:
@@ -67,63 +68,88 @@ def _losses(
     weights: Sequence[Tensor],
     biases: Sequence[Tensor],
     borders: Sequence[int],
-) -> Tensor:
-    """Return the losses, [P], for entries [C + 1, P] of C + 1 softmaxes."""
+) -> tuple[Tensor, Tensor]:
+    """Return the losses, [P], for entries [C + 1, P] of C + 1 softmaxes, and the logs of their sums, [C + 1, P]."""
     losses = states[0].new_zeros(entries.shape[1:], dtype=torch.promote_types(states[0].dtype, torch.float32))
+    totals = losses.new_zeros(entries.shape)
     for number, rows in _chunks(entries, weights, borders):
         parts = _parts(weights, borders, number), _parts(biases, borders, number)
         scores = _scores(states[number][rows], *parts).to(losses.dtype)
         picked = scores.gather(-1, entries[number, rows, None])[:, 0]
-        most, total = _exponentials(scores)
-        losses[rows] += (most + total.log())[:, 0] - picked
-    return losses
+        most = scores.amax(-1, keepdim=True)
+        total = (most + scores.sub_(most).exp_().sum(-1, keepdim=True).log())[:, 0]
+        totals[number, rows] = total
+        losses[rows] += total - picked
+    return losses, totals
 
 
 @torch.library.custom_op("xlbridge::word_gradients", mutates_args=())
 def _gradients(
     upstream: Tensor,
+    totals: Tensor,
     states: Sequence[Tensor],
     entries: Tensor,
     weights: Sequence[Tensor],
     biases: Sequence[Tensor],
     borders: Sequence[int],
 ) -> list[Tensor]:
-    """Return the gradients of `_losses` by states, weights and biases, for that by its result, [P]."""
+    """Return the gradients of `_losses` by states, weights and biases, for that by its result, [P].
+
+    A block of words at a time: each row of a table is written once, as it stays, and never added to.
+    """
     by_states = [torch.zeros_like(each) for each in states]
-    by_weights = [torch.zeros_like(each, dtype=upstream.dtype) for each in weights]
-    by_biases = [torch.zeros_like(each, dtype=upstream.dtype) for each in biases]
-    for number, rows in _chunks(entries, weights, borders):
-        read, tables = states[number][rows], _parts(weights, borders, number)
-        shares = _scores(read, tables, _parts(biases, borders, number)).to(upstream.dtype)
-        shares /= _exponentials(shares)[1]
-        shares[torch.arange(len(rows), device=rows.device), entries[number, rows]] -= 1
-        shares *= upstream[rows, None]
-        sums = _parts(by_weights, borders, number), _parts(by_biases, borders, number)
-        for part, table, by_weight, by_bias in zip(_split(shares, tables), tables, *sums, strict=True):
-            by_bias += part.sum(0)
-            part = part.to(table.dtype)
-            by_states[number][rows] += part @ table
-            if by_weight.dtype == part.dtype:
-                by_weight.addmm_(part.T, read)
-            else:
-                by_weight += part.T @ read
-    rounded = [each.to(by.dtype) for by, each in zip([*weights, *biases], by_weights + by_biases, strict=True)]
-    return by_states + rounded
+    by_weights, by_biases = ([torch.empty_like(each) for each in values] for values in (weights, biases))
+    every = (weights, biases, by_weights, by_biases)
+    for number, rows in enumerate(_needed(entries)):
+        read, wanted, slope = states[number][rows], entries[number, rows], upstream[rows, None]
+        by_read = torch.zeros_like(read, dtype=upstream.dtype)
+        blocks = _blocks([_parts(values, borders, number) for values in every], len(rows))
+        for first, weight, bias, by_weight, by_bias in blocks:
+            shares = _shares(read, weight, bias, totals[number, rows, None])
+            place = wanted - first
+            here = (place >= 0) & (place < len(weight))
+            shares.scatter_add_(1, place.clamp(0, len(weight) - 1)[:, None], -here[:, None].to(shares.dtype))
+            shares *= slope
+            by_bias.copy_(shares.sum(0))
+            shares = shares.to(weight.dtype)
+            by_read += shares @ weight
+            torch.mm(shares.T, read, out=by_weight)
+        by_states[number][rows] = by_read.to(read.dtype)
+    return by_states + by_weights + by_biases
+
+
+def _blocks(parts: list[list[Tensor]], count: int) -> Iterator[tuple[Any, ...]]:
+    """Yield the place of a block of words in a softmax, and its rows of each of several lists of tables."""
+    size, first = max(LEAST, _most(parts[0]) // max(1, count)), 0
+    for tables in zip(*parts, strict=True):
+        for block in zip(*(each.split(size) for each in tables), strict=True):
+            yield first, *block
+            first += len(block[0])
+
+
+def _shares(read: Tensor, weight: Tensor, bias: Tensor, totals: Tensor) -> Tensor:
+    """Return the probabilities of a block of words, given the logarithm of the sum over all, [P, 1]."""
+    return torch.addmm(bias, read, weight.T).to(totals.dtype).sub_(totals).exp_()
+
+
+def _needed(entries: Tensor) -> list[Tensor]:
+    """Return for each softmax the positions that cost something in it, which is to wait for the device once."""
+    needed = entries >= 0
+    counts = needed.sum(-1).tolist()
+    return [each.int().argsort(descending=True, stable=True)[:n] for each, n in zip(needed, counts, strict=True)]
+
+
+def _most(tables: list[Tensor]) -> int:
+    """Return how many scores may exist at once: no more than numbers of a table, so that a small model stays small."""
+    return min(ENTRIES, max(FEWEST, tables[0].numel()))
 
 
 def _chunks(entries: Tensor, weights: Sequence[Tensor], borders: Sequence[int]) -> Iterator[tuple[int, Tensor]]:
-    """Yield the number of a softmax and positions that cost something in it, with scores few enough to exist at once.
-
-    They are no more than the numbers of a table, so that a small model stays small. To know how many positions there
-    are is to wait for the device once.
-    """
-    needed = entries >= 0
-    for number, count in enumerate(needed.sum(-1).tolist()):
+    """Yield the number of a softmax and positions that cost something in it, whose scores may exist at once."""
+    for number, rows in enumerate(_needed(entries)):
         tables = _parts(weights, borders, number)
         width = sum(map(len, tables))
-        most = min(ENTRIES, max(FEWEST, tables[0].numel()))
-        rows = needed[number].int().argsort(descending=True, stable=True)[:count]
-        yield from ((number, chunk) for chunk in rows.split(max(1, most // width)) if count)
+        yield from ((number, chunk) for chunk in rows.split(max(1, _most(tables) // width)) if len(rows))
 
 
 def _parts(values: Sequence[Tensor], borders: Sequence[int], number: int) -> list[Tensor]:
@@ -146,12 +172,6 @@ def _split(scores: Tensor, weights: list[Tensor]) -> tuple[Tensor, ...]:
     return scores.split([len(weight) for weight in weights], dim=-1)
 
 
-def _exponentials(scores: Tensor) -> tuple[Tensor, Tensor]:
-    """Make of scores their exponentials, in place, over that of the largest one; return that and their sum."""
-    most = scores.amax(-1, keepdim=True)
-    return most, scores.sub_(most).exp_().sum(-1, keepdim=True)
-
-
 @_losses.register_fake
 def _losses_alike(
     states: Sequence[Tensor],
@@ -159,13 +179,15 @@ def _losses_alike(
     weights: Sequence[Tensor],
     biases: Sequence[Tensor],
     borders: Sequence[int],
-) -> Tensor:
-    return states[0].new_empty(entries.shape[1:], dtype=torch.promote_types(states[0].dtype, torch.float32))
+) -> tuple[Tensor, Tensor]:
+    losses = states[0].new_empty(entries.shape[1:], dtype=torch.promote_types(states[0].dtype, torch.float32))
+    return losses, losses.new_empty(entries.shape)
 
 
 @_gradients.register_fake
 def _gradients_alike(
     upstream: Tensor,
+    totals: Tensor,
     states: Sequence[Tensor],
     entries: Tensor,
     weights: Sequence[Tensor],
@@ -175,18 +197,18 @@ def _gradients_alike(
     return [torch.empty_like(each) for each in (*states, *weights, *biases)]
 
 
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     states, entries, weights, biases, ctx.borders = inputs
     ctx.counts = [len(states), len(weights), len(biases)]
-    ctx.save_for_backward(entries, *states, *weights, *biases)
+    ctx.mark_non_differentiable(output[1])
+    ctx.save_for_backward(output[1], entries, *states, *weights, *biases)
 
 
-def _backward(ctx: Any, upstream: Tensor) -> tuple[Any, ...]:
-    entries, *rest = ctx.saved_tensors
-    given = _dealt(rest, ctx.counts)
-    by_states, by_weights, by_biases = _dealt(
-        _gradients(upstream, given[0], entries, given[1], given[2], ctx.borders), ctx.counts
-    )
+def _backward(ctx: Any, upstream: Tensor, _: Any) -> tuple[Any, ...]:
+    totals, entries, *rest = ctx.saved_tensors
+    states, weights, biases = _dealt(rest, ctx.counts)
+    found = _gradients(upstream, totals, states, entries, weights, biases, ctx.borders)
+    by_states, by_weights, by_biases = _dealt(found, ctx.counts)
     return by_states, None, by_weights, by_biases, None
 
 
