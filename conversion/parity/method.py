@@ -10,6 +10,10 @@ twins took 1.12 of its limit (the gradient of a text of one word, small by cance
 is computed in half precision in the midst of float32 takes more than 50 times its limit (`tests/parity/faults.py`).
 In half precision itself sound twins then took no more than 0.12, on JAX 0.17, so half as much is enough there.
 
+Choices, such as the likeliest positions of an answer, must be equal; but positions that are masked read alike, and
+rounding alone ranks them, in float64, too. Where both sides give what they chose the same likelihood, `tied` takes the
+choice for the same, though not in the case `plain`, in which no two positions are alike.
+
 No limit covers a step where there is none: a unit of ReLU that lies within rounding of zero is on at one side and off
 at the other, and its gradient there or not. Hence `doubted` and `settled`: what fails in low precision only, while all
 of float64 agrees, must fail on a second draw, too. A side that has lost precision does so on every draw.
@@ -55,6 +59,22 @@ def allowed(dtype: str, floor: float, size: float) -> float:
     return limit if dtype == "float32" else limit * HALF
 
 
+def tied(dtype: str, a: Arrays, b: Arrays) -> dict[str, Array]:
+    """Return the results of b with the choices of a where both sides find what they chose equally likely.
+
+    Choices are what is called `..._index` beside `..._log_probs`.
+    """
+    found, near = dict(b), EXACT if dtype == "float64" else ROUNDINGS * EPSILON[dtype]
+    for name in b:
+        likelihood = name.removesuffix("_index") + "_log_probs"
+        both = [each[key] for key in (likelihood, name) for each in (a, b) if key in each]
+        alike = len(both) == 4 and len({each.shape for each in both}) == 1
+        if alike and name.endswith("_index") and not name.startswith("plain/"):
+            same = np.abs(both[0] - both[1]) <= near * np.abs(both[0])
+            found[name] = np.where(same, both[2], both[3])
+    return found
+
+
 def scale(*arrays: Array | None) -> float:
     """Return the largest absolute value in any of the arrays."""
     return max((float(np.abs(array).max()) for array in arrays if array is not None and array.size), default=0.0)
@@ -71,6 +91,7 @@ class Judge:
 
     def exact(self, kind: str, a: Arrays, b: Arrays) -> Iterator[Check]:
         """Compare float64 results."""
+        b = tied("float64", a, b)
         for name in {**a, **b}:
             size = scale(a.get(name), b.get(name))
             yield self._check(kind, name, distance(a.get(name), b.get(name)), 0.0, EXACT * max(1.0, size), size)
@@ -79,6 +100,8 @@ class Judge:
         self, kind: str, dtype: str, low: tuple[Arrays, Arrays], high: tuple[Arrays, Arrays]
     ) -> Iterator[Check]:
         """Compare results in lower precision, given the same in float64."""
+        first = tied(dtype, high[0], low[0])
+        high, low = (high[0], tied("float64", *high)), (first, tied(dtype, first, low[1]))
         largest: dict[str, float] = {}
         for name in {**high[0], **high[1]} if kind == "gradients" else ():
             case = name.rpartition("/")[0]

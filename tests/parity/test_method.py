@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from conversion.parity.method import SECOND, Judge, doubted, settled
+from conversion.parity.method import SECOND, Judge, doubted, settled, tied
 from conversion.parity.results import Check
 
 SIDES = ("torch", "tensorflow")
@@ -64,3 +64,28 @@ def test_what_fails_exactly_is_never_in_doubt(kind):
     assert doubted([exact, check("b", 13.0)]) == []
     assert doubted([check("a", 0.5), check("b", 13.0)]) == [check("b", 13.0)]
     assert doubted([check("a", 0.5)]) == []
+
+
+TOP = {"lengths/top_log_probs": np.array([0.5, 0.25, 0.25]), "lengths/top_index": np.array([4, 1, 3])}
+
+
+@pytest.mark.parametrize(
+    ("case", "likelihood", "passed"), [("lengths", 0.25, True), ("lengths", 0.25 + 1e-6, False), ("plain", 0.25, False)]
+)
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_choices_among_what_is_equally_likely(case, likelihood, passed, dtype):
+    """Masked positions read alike: which of them is named does not count; in the case without any it does."""
+    other = {"top_log_probs": np.array([0.5, likelihood, 0.25]), "top_index": np.array([4, 2, 3])}
+    a = {name.replace("lengths", case): each for name, each in TOP.items()}
+    b = {f"{case}/{name}": each for name, each in other.items()}
+    judge = Judge("Head", 0, SIDES)
+    checks = judge.exact("float64", a, b) if dtype == "float64" else judge.within_floor(dtype, dtype, (a, b), (a, a))
+    assert {check.name: check.passed for check in checks}["top_index"] == passed
+
+
+def test_ties_are_looked_for_in_choices_only():
+    b = {"lengths/top_log_probs": TOP["lengths/top_log_probs"], "lengths/index": np.array([1])}
+    assert tied("float64", TOP, b).keys() == b.keys()
+    fewer = {name: each[:2] for name, each in TOP.items()}
+    for other in ({}, fewer):  # a side that lacks something, or has less of it, differs
+        assert tied("float64", other, TOP)["lengths/top_index"] is TOP["lengths/top_index"]
