@@ -4,12 +4,13 @@
 
 `decode` writes the likeliest words, one a call, and `segments` reads 128 words a call, with a memory of 1,600 positions
 in 6 layers of Transformer-XL's large shape for WikiText-103; `train` takes training steps of its base shape, cut to 4
-layers, on 4 texts of 128 words after as many. Sides, each in a process of its own, by turns in one run: ours in PyTorch
-and in Keras with a `KeyValueMemory` (but in training), transformers 4.34 in PyTorch and in TensorFlow, which project
-their whole memory anew in each call. The floor of `decode` is to read the weights of layers and of the frequent words
-once a word, as matrix-vector products; that of `segments` the matrix products alone. What is computed must be equal:
-all words, hidden states and losses (1e-3 of their scale). Prints medians, and the medians of our ratios over the
-rounds; of `train` the largest memory that a side had in a step, too. `--out` keeps them as JSON.
+layers, on 4 texts of 128 words after as many. Words are drawn as texts have them (Zipf's law). Sides, each in a process
+of its own, by turns in one run: ours in PyTorch and in Keras with a `KeyValueMemory` (but in training), transformers
+4.34 in PyTorch and in TensorFlow, which project their whole memory anew in each call. The floor of `decode` is to read
+the weights of layers and of the frequent words once a word, as matrix-vector products; that of `segments` the matrix
+products alone. What is computed must be equal: all words, hidden states and losses (1e-3 of their scale). Prints
+medians, and the medians of our ratios over the rounds; of `train` the largest memory that a side had in a step, too,
+and how much of it came on top of what it held before. `--out` keeps them as JSON.
 """
 
 import argparse
@@ -53,13 +54,19 @@ STATUS = Path("/proc/self/status")
 
 
 def with_peak(run: Callable[[], float]) -> Callable[[], Any]:
-    """Return what runs and tells what it returns, and the most memory that the process had then, in bytes."""
+    """Return what runs and tells what it returns, the most memory that the process had then, and had more than before.
+
+    In bytes; what is freed goes back to the system (MALLOC_MMAP_THRESHOLD_), or what was held once would count.
+    """
+
+    def resident(kind: str) -> float:
+        return 1024.0 * next(int(line.split()[1]) for line in STATUS.read_text().splitlines() if kind in line)
 
     def found() -> list[float]:
+        before = resident("VmRSS")
         Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
         value = run()
-        peak = next(line.split()[1] for line in STATUS.read_text().splitlines() if "VmHWM" in line)
-        return [value, 1024.0 * int(peak)]
+        return [value, resident("VmHWM"), resident("VmHWM") - before]
 
     return found
 
@@ -241,6 +248,12 @@ class Floor:
             one @ other
 
 
+def zipf(count: int, shape: tuple[int, int]) -> np.ndarray:
+    """Draw words as texts have them: the frequent ones come first, and a word comes as often as it stands in front."""
+    shares = 1.0 / np.arange(1, count + 1)
+    return np.random.default_rng(0).choice(count, shape, p=shares / shares.sum())
+
+
 def check_equal(values: dict[str, np.ndarray]) -> None:
     """Stop if sides do not agree."""
     first = next(iter(values.values()))
@@ -252,27 +265,29 @@ def check_equal(values: dict[str, np.ndarray]) -> None:
 def measure(what: str, given: argparse.Namespace) -> dict[str, Any]:
     """Measure one workload."""
     shape, count = SHAPES[what], given.words if what == "decode" else 1
-    ids = np.random.default_rng(0).integers(0, shape["vocab_size"], TEXTS[what]).tolist()
+    ids = zipf(shape["vocab_size"], TEXTS[what]).tolist()
     names = [name for name in given.sides if name not in LACKING.get(what, ())]
     names += ["floor"] if what != "train" else []
     with tempfile.TemporaryDirectory() as folder:
         make_folder(folder, CLASSES["lm"], "transfo-xl", shape)
         asked = {"classes": CLASSES, "folder": folder, "ids": ids, "threads": given.threads, "clock": given.clock}
+        before = ["env", f"MALLOC_MMAP_THRESHOLD_={1 << 16}"] if what == "train" else []
         command = [str(Path(__file__).resolve()), "--worker"]
         sides = {
-            name: Side([python_of(name, given.peer_python), *command, name], name=name, shape=shape, **asked)
+            name: Side([*before, python_of(name, given.peer_python), *command, name], name=name, shape=shape, **asked)
             for name in names
         }
         request = {"do": what, "count": count}
         answers = {name: side.ask(**request)["value"] for name, side in sides.items()}
         values = {name: np.array(value) for name, value in answers.items() if value is not None}
-        peaks = {name: value[1] for name, value in values.items()} if what == "train" else {}
+        peaks = {name: value[1:] for name, value in values.items()} if what == "train" else {}
         check_equal({name: value[:1] for name, value in values.items()} if peaks else values)
         found = in_turn(sides, given.rounds, warm=True, **request)
         row = summary(f"{what}, {count} a run, {TEXTS[what]} words a call", found, PEERS)
         for name, side in sides.items() if peaks else ():
-            row["sides"][name]["peak"] = max(peaks[name], side.ask(**request)["value"][1])
-            print(f"  {name:26}{row['sides'][name]['peak'] / 2**30:9.2f} GiB at the most")
+            most, more = (max(both) for both in zip(peaks[name], side.ask(**request)["value"][1:], strict=True))
+            row["sides"][name] |= {"peak": most, "on top": more}
+            print(f"  {name:26}{most / 2**30:9.2f} GiB at the most, {more / 2**20:,.0f} MiB of it for the step")
         for side in sides.values():
             side.close()
     return {**row, "config": shape}
