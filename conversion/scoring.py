@@ -28,6 +28,7 @@ TOKENIZERS: dict[str, Any] = {
     "xlm": XLMTokenizer,
     "xlm-roberta-xl": XLMRobertaTokenizer,
 }
+EXTRAS = {"torch": "torch", "tensorflow": "tf", "jax": "jax"}  # what brings a framework
 KINDS = ("causal_lm", "permutation_lm", "word_lm", "decoder_lm")  # heads that predict a word from those before it
 DTYPES = ("float64", "float32", "bfloat16", "float16")
 ABOUT = """
@@ -95,13 +96,14 @@ def run(options: argparse.Namespace) -> int:
     path = str(fetched(options.model) if is_reference(options.model) else options.model)
     reading = {name: getattr(options, name) for name in Reading.__dataclass_fields__}
     Reading(**reading)  # refuses what makes no sense before a framework is started
-    changed = dict(read_json_object(options.config)) if options.config else {}
+    changed = _changed(options.config)
     config = read_config(path, **changed)
     text = _text(options.text)
     tokenizer = _tokenizer(path, config, options.whitespace)
-    texts, counts = [_ids(tokenizer, text, options.lines)], {"characters": len(text), "words": len(text.split())}
+    texts, counted = [_ids(tokenizer, text, options.lines)], {"characters": len(text), "words": len(text.split())}
+    counts = {name: count for name, count in counted.items() if count}  # of empty lines nothing can be told by the word
     if options.sentences:
-        lines = [line for line in text.splitlines() if line.strip()]
+        lines = [line for line in _lines(text) if line.strip()]
         texts = [_ids(tokenizer, line, options.lines) for line in lines]
         reading = {name: reading[name] for name in _of_sentences(reading)}
     head = next(head.name for head in FAMILIES[config.model_type].heads if head.kind in KINDS)
@@ -115,6 +117,15 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
+def _changed(path: str | None) -> dict[str, Any]:
+    """Return the keys of the config that a file changes."""
+    keys = dict(read_json_object(path)) if path else {}
+    for name in ("dtype", "torch_dtype"):
+        if name in keys:
+            raise ConfigError(f"score: {name} must be given as --dtype, got {keys[name]!r} in {path}")
+    return keys
+
+
 def _of_sentences(reading: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the options that sentences have, and refuse others that were given."""
     for name in ("window", "stride", "drop_remainder"):
@@ -124,11 +135,17 @@ def _of_sentences(reading: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _text(path: str) -> str:
-    """Return what a file holds."""
+    """Return what a file holds, without the mark of the byte order that some programs write in front."""
     try:
-        return (sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()).decode("utf-8")
+        return (sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise FormatError(f"score: {path} must be text in UTF-8, got byte {error.object[error.start]:#x}") from None
+
+
+def _lines(text: str) -> list[str]:
+    """Return the lines of a text, which nothing but a newline ends: other signs, such as U+2028, are part of them."""
+    lines = text.replace("\r\n", "\n").split("\n")
+    return lines if lines[-1] else lines[:-1]
 
 
 def _tokenizer(path: str, config: Config, whitespace: bool) -> Any:
@@ -146,7 +163,7 @@ def _ids(tokenizer: Any, text: str, lines: bool) -> Array:
     end = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.sep_token_id
     if end is None:
         raise ConfigError("score: lines must end with a token that the tokenizer has, got one without eos_token")
-    split = (tokenizer.convert_tokens_to_ids(tokenizer.tokenize(line)) for line in text.splitlines())
+    split = (tokenizer.convert_tokens_to_ids(tokenizer.tokenize(line)) for line in _lines(text))
     return np.array([index for line in split for index in (*line, end)], "int64")
 
 
@@ -164,7 +181,7 @@ def _asked(job: ScoringJob, framework: str, device: str) -> Any:
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=shown, text=True, check=False)
     if done.returncode or not done.stdout:
         last = (done.stderr or "what it has written").strip().splitlines()[-1:] or ["nothing on standard error"]
-        package = f"pip install 'xlbridge[{'torch' if room == 'xl_torch' else 'tf'}]'"
+        package = f"pip install 'xlbridge[{EXTRAS[framework]}]'"
         raise XLError(
             f"score: python -m {room}.scoring must run, got: {last[0]}; is the framework installed? {package}"
         )

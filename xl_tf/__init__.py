@@ -3,7 +3,7 @@
 from xl_tf.generation import generate
 from xl_tf.layers.adaptive import TFAdaptiveEmbedding, TFProjectedAdaptiveLogSoftmax
 from xl_tf.layers.cache import KeyValueCache
-from xl_tf.layers.key_values import KeyValueMemory
+from xl_tf.layers.key_values import KeyValueMemory, compiled_reader
 from xl_tf.model import Model
 from xl_tf.pretraining import (
     CrossLingualDataset,
@@ -87,6 +87,7 @@ __all__ = [
     "XLMConfig",
     "XLMRobertaXLConfig",
     "XLNetConfig",
+    "compiled_reader",
     "generate",
     "score",
     "score_sentences",

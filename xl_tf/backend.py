@@ -143,6 +143,17 @@ def compiled_function(function: Callable[..., Any], model: Any) -> Callable[...,
     return tensorflow.function(function, autograph=False)
 
 
+def scope_of_code() -> Any:
+    """Return the code that is being compiled, in which arrays have no values yet; what equals itself where none is."""
+    if keras.backend.backend() == "jax":
+        core = importlib.import_module("jax.extend.core")
+        core = core if hasattr(core, "get_opaque_trace_state") else importlib.import_module("jax.core")  # of older ones
+        return core.get_opaque_trace_state(convention="flax")
+    import tensorflow
+
+    return tensorflow.compat.v1.get_default_graph() if tensorflow.inside_function() else None
+
+
 def share_of_replica(loss: Any) -> Any:
     """Return what a replica adds to the loss of all: Keras adds up losses and gradients of all replicas."""
     if keras.backend.backend() != "tensorflow":

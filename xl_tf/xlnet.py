@@ -90,7 +90,7 @@ class TFXLNetModel(Memory, TextModel, Model):
             head = head_mask if head_mask is None or len(head_mask.shape) == 1 else head_mask[number]
             context = block.context(hidden, None if memories is None else memories[number])
             hidden_states += [hidden] if guess is None else [hidden, guess]
-            contexts += [context] if need_mems or self.carried.active else []
+            contexts += [context] if need_mems or self._carries(mems) else []
             last = number + 1 == len(self.blocks) and guess is not None and not (need_hidden or need_probabilities)
             hidden = None if last else hidden  # nobody reads what it would become
             hidden, guess, probabilities = self._run(
@@ -98,7 +98,7 @@ class TFXLNetModel(Memory, TextModel, Model):
             )
             attentions.append(probabilities)
         hidden_states += [hidden] if guess is None else [hidden, guess]
-        mems = self._after(mems, contexts, M, T) if need_mems or self.carried.active else None
+        mems = self._after(mems, contexts, M, T) if need_mems or self._carries(mems) else None
         output = self.head.output(
             last_hidden_state=self.dropout(hidden if guess is None else guess),
             mems=mems if need_mems else None,

@@ -16,7 +16,7 @@ from xl_torch.model import Model
 from xlcore.config import boolean, fitted, optional
 from xlcore.errors import ConfigError, ShapeError
 from xlcore.tasks.continuation import continue_texts
-from xlcore.tasks.generation import GenerationOptions, prompt_rows
+from xlcore.tasks.generation import GenerationOptions, prompt_rows, require_room
 
 Array = np.ndarray[Any, Any]
 LANGUAGE_MODELS = ("causal_lm", "permutation_lm", "word_lm", "masked_lm", "decoder_lm")
@@ -87,9 +87,11 @@ def generate(
         [B R, T + new], the texts with what was added, R rows for each of the B.
 
     Raises:
-        ConfigError: for options that are none, or have no effect beside others.
-        ShapeError: for texts that cannot be read.
+        ConfigError: for what is no language model, for options that are none, or have no effect beside others, and for
+            more words than a model of fixed length has positions for.
+        ShapeError: for texts that cannot be read, and a model whose scores are no numbers.
     """
+    _require_model(model)
     options = GenerationOptions(
         max_new_tokens, do_sample, temperature, top_k, top_p, repetition_penalty, seed, num_beams, length_penalty,
         early_stopping, num_return_sequences, eos_token_id, stop, pad_token_id, streamer,
@@ -98,15 +100,23 @@ def generate(
     device = input_ids.device if isinstance(input_ids, Tensor) else next(model.parameters()).device
     rows = prompt_rows(_at_hand(input_ids), _at_hand(attention_mask))
     lengths = sorted({len(row) for row in rows})
+    require_room(model.config, model.head.kind, lengths[-1], options.max_new_tokens)
     if getattr(model.config, "bi_data", False) and len(lengths) > 1:
         raise ShapeError(f"generate: texts must be of one length with bi_data, got {lengths}")
 
     def begin() -> Reader:
         return Reader(*_reader(model, lang, use_mems, max_new_tokens), device)
 
-    with _in_evaluation(model):
+    with in_evaluation(model):
         found = continue_texts(rows, options, begin, getattr(model.config, "pad_token_id", None))
     return torch.as_tensor(found, device=device)
+
+
+def _require_model(model: Any) -> None:
+    """Refuse what writes no words, and models of other packages; what only wraps one of ours is fine."""
+    body = getattr(model, "body", None)
+    if not callable(body) or not isinstance(body(), Model) or model.head.kind not in LANGUAGE_MODELS:
+        raise ConfigError(f"generate: model must be a language model, got {type(model).__name__}")
 
 
 class Reader:
@@ -137,8 +147,6 @@ def _reader(
     """Return what reads texts that grow, `count` times, from [B, T] to the scores of the next words, [B, V]; and what
     it keeps of them."""
     config = model.config
-    if model.head.kind not in LANGUAGE_MODELS:
-        raise ConfigError(f"generate: model must be a language model, got {type(model).__name__}")
     if lang is not None and not hasattr(config, "causal"):
         raise ConfigError(f"generate: lang must be given for models with languages only, got {lang}")
     if hasattr(config, "use_mems_eval"):
@@ -218,7 +226,7 @@ def _at_hand(values: Any) -> Any:
 
 
 @contextmanager
-def _in_evaluation(model: Model) -> Iterator[None]:
+def in_evaluation(model: Model) -> Iterator[None]:
     """Have a model compute without dropout, as its twin does unless it is told to train."""
     learning = [part for part in model.modules() if part.training]
     model.eval()

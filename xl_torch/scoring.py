@@ -8,11 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from xl_torch.generation import in_evaluation
 from xl_torch.layers.key_values import KeyValueMemory
 from xl_torch.layers.vocabulary import WordScores
 from xl_torch.layers.word_loss import entry_losses
 from xl_torch.model import Model
 from xlcore.errors import ConfigError
+from xlcore.tasks.language_modeling import most_words
 from xlcore.tasks.scoring import (
     LANGUAGE_MODELS,
     Reading,
@@ -59,8 +61,9 @@ def score(
         ShapeError: for what is no text of its vocabulary.
     """
     reading = Reading(batch_size, tgt_len, mem_len, clamp_len, same_length, window, stride, drop_remainder)
-    counts = {"vocab_size": model.config.vocab_size, "characters": characters, "words": words, "progress": progress}
+    counts = {"characters": characters, "words": words, "progress": progress}
     with _reading_as(model, reading) as (settings, begin):
+        counts["vocab_size"] = model.config.vocab_size
         return score_text(_at_hand(ids), reading, settings, begin, **counts)
 
 
@@ -94,18 +97,36 @@ def _at_hand(ids: Any) -> Any:
 @contextmanager
 def _reading_as(model: Model, reading: Reading) -> Iterator[tuple[Settings, Callable[[], Any]]]:
     """Have a model read as asked for, in evaluation; give how, and what makes a reader of it."""
-    body, positions = _require_model(model), _positions(model)
-    training, mem_len, config = model.training, getattr(body, "mem_len", 0), model.config
-    settings = reading.settings(positions is None and max(mem_len, reading.mem_len or 0) > 0, positions)
-    before = {name: getattr(config, name) for name in settings.changed if name != "mem_len"}
+    body, config = _require_model(model), model.config
+    mem_len, positions = getattr(body, "mem_len", 0), most_words(config, model.head.kind)
+    remembered = mem_len if reading.mem_len is None else reading.mem_len
+    settings = reading.settings(positions is None and remembered > 0, positions)
+    changed = settings.changed
+    if "reuse_len" in config.fields:  # what is read stays, for the next segment begins behind it
+        changed = {**changed, "reuse_len": None}
+    before = {name: getattr(config, name) for name in changed if name != "mem_len"}
+    with in_evaluation(model), _carrying_nothing(body):
+        try:
+            for name, value in changed.items():
+                _change(model, name, value)
+            yield settings, Reader(model, settings).start
+        finally:
+            for name, value in {**before, "mem_len": mem_len}.items():
+                _change(model, name, value)
+
+
+@contextmanager
+def _carrying_nothing(body: Any) -> Iterator[None]:
+    """Have a model neither read nor change what `carry_memory` carries."""
+    carried = getattr(body, "carried", None)
+    active = carried is not None and carried.active
+    if active:
+        carried.active = False
     try:
-        for name, value in settings.changed.items():
-            _change(model, name, value)
-        yield settings, Reader(model.eval(), settings).start
+        yield
     finally:
-        for name, value in {**before, "mem_len": mem_len}.items():
-            _change(model, name, value)
-        model.train(training)
+        if active:
+            carried.active = True
 
 
 def _change(model: Model, name: str, value: Any) -> None:
@@ -126,14 +147,6 @@ def _require_model(model: Any) -> Any:
     if getattr(config, "bi_data", False):
         raise ConfigError("score: bi_data must be false for a text that is read in one direction, got true")
     return model.body()
-
-
-def _positions(model: Model) -> int | None:
-    """Return how many words a model can read at once, None for any number."""
-    config = model.config
-    if model.head.kind == "decoder_lm":  # counts positions behind that of padding
-        return config.max_position_embeddings - (config.pad_token_id or 0) - 1
-    return config.max_position_embeddings if model.head.kind == "word_lm" else None
 
 
 class Reader:
@@ -177,7 +190,8 @@ class Reader:
             return self.model.transform(body(inputs, use_cache=False, return_dict=True).last_hidden_state)
         lang = self.model.config.lang_id if self.model.config.has_languages else None
         langs = None if lang is None else torch.full_like(inputs, lang)
-        return body(inputs, langs=langs, return_dict=True).last_hidden_state
+        words = torch.ones_like(inputs)  # what stands behind the end of a shorter row is seen by no word before it
+        return body(inputs, words, langs, return_dict=True).last_hidden_state
 
     def _guesses(self, inputs: Tensor, labels: Tensor) -> Tensor:
         """Return what XLNet guesses the words that follow from: at their own places, seeing what stands before."""

@@ -1,8 +1,9 @@
 """What a model that carries its memory by itself is asked for."""
 
+import reprlib
 from typing import Any
 
-from xlcore.config import fitted, positive, whole
+from xlcore.config import Unfit, fitted, positive, whole
 from xlcore.errors import ConfigError, ShapeError
 
 
@@ -50,3 +51,23 @@ def require_kept(where: str, training: bool, same: bool, before: tuple[int, str]
         raise ShapeError(f"{where}: a batch must have the {before[0]} rows that mems hold, got {now[0]}")
     if before[1] != now[1]:
         raise ShapeError(f"{where}: hidden states must be {before[1]} as mems hold them, got {now[1]}")
+
+
+def chosen_rows(rows: Any, count: int | None) -> list[int]:
+    """Return as numbers which rows go on.
+
+    Args:
+        rows: [B'], an array or a list. count: how many there are to choose from; None if nobody knows yet.
+
+    Raises:
+        ShapeError: for no rows, for what are no whole numbers, and for rows that are not there.
+    """
+    given = rows.tolist() if hasattr(rows, "tolist") else rows
+    try:
+        chosen = [whole(each) for each in given]
+    except (TypeError, Unfit):
+        chosen = []
+    if not chosen or min(chosen) < 0 or (count is not None and max(chosen) >= count):
+        known = "from 0 on" if count is None else f"in [0, {count})"
+        raise ShapeError(f"KeyValueMemory: rows must be one or more whole numbers {known}, got {reprlib.repr(given)}")
+    return chosen

@@ -10,6 +10,7 @@ import pytest
 
 from conversion import cli, scoring
 from xlcore import TransfoXLConfig, TransfoXLTokenizer, XLMConfig
+from xlcore.errors import XLError
 from xlcore.tasks.scoring import ScoringJob
 
 WORDS = ["<eos>", "<unk>", "the", "cat", "sat", "on", "mat", ".", "dog"]
@@ -94,6 +95,51 @@ def test_a_table_for_people(folder, capsys, monkeypatch):
     np.testing.assert_array_equal(job.texts[0], [2, 3, 4])
 
 
+def job_for(monkeypatch, capsys, *arguments):
+    """Return what a framework would be asked."""
+    given = {}
+    monkeypatch.setattr(scoring, "_asked", lambda job, *where: given.update(job=job) or [])
+    code, _, err = asked(capsys, *arguments, "--json")
+    assert (code, err) == (0, "")
+    return given["job"]
+
+
+def test_nothing_but_a_newline_ends_a_line(folder, capsys, monkeypatch, tmp_path):
+    """Other signs that Python takes for the end of a line are part of it, as for the tokenizer's own `encode_file`."""
+    text = "the cat\u2028sat\x0con\x85the mat\r\nthe dog\n"
+    (tmp_path / "text.txt").write_bytes(text.encode())
+    tokenizer = TransfoXLTokenizer.from_pretrained(str(folder))
+    wanted = [row.tolist() for row in tokenizer.encode_file(str(tmp_path / "text.txt"), add_eos=True)]
+    job = job_for(monkeypatch, capsys, folder, tmp_path / "text.txt", "--lines")
+    assert len(wanted) == 2
+    assert [index for row in wanted for index in row] == job.texts[0].tolist()
+    job = job_for(monkeypatch, capsys, folder, tmp_path / "text.txt", "--sentences")
+    assert [row.tolist() for row in job.texts] == [row[:-1] for row in wanted]
+
+
+def test_the_mark_of_the_byte_order_is_no_character(folder, capsys, monkeypatch, tmp_path):
+    (tmp_path / "text.txt").write_bytes(b"\xef\xbb\xbfthe cat")
+    job = job_for(monkeypatch, capsys, folder, tmp_path / "text.txt")
+    assert (job.texts[0].tolist(), job.counts) == ([2, 3], {"characters": 7, "words": 2})
+
+
+def test_empty_lines_have_no_words(folder, capsys, tmp_path):
+    """Nothing is told by the word, and what is told by the character stays."""
+    (tmp_path / "text.txt").write_text("\n\n\n")
+    code, out, err = asked(capsys, folder, tmp_path / "text.txt", "--lines", "--json")
+    assert (code, err) == (0, "")
+    figures = {"loss", "perplexity", "bits_per_token", "bits_per_character", "tokens", "length", "characters"}
+    assert json.loads(out).keys() == figures
+
+
+@pytest.mark.parametrize("name", ["dtype", "torch_dtype"])
+def test_the_dtype_is_no_key_of_the_config(name, folder, capsys, tmp_path):
+    (tmp_path / "keys.json").write_text(json.dumps({name: "float64"}))
+    code, _, err = asked(capsys, folder, folder / "text.txt", "--config", tmp_path / "keys.json")
+    message = f"score: {name} must be given as --dtype, got 'float64' in {tmp_path / 'keys.json'}"
+    assert (code, err) == (2, f"xlbridge score: {message}\n")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -140,7 +186,12 @@ def test_errors_of_the_framework_are_told(folder, capsys, monkeypatch, tmp_path)
     code, _, err = asked(capsys, folder, folder / "text.txt")
     assert code == 2
     assert "python -m no_such_room.scoring must run, got: " in err
-    assert err.endswith("is the framework installed? pip install 'xlbridge[tf]'\n")
+    assert err.endswith("is the framework installed? pip install 'xlbridge[torch]'\n")
+    monkeypatch.setattr(scoring, "ROOMS", {"tensorflow": "no_such_room", "jax": "no_such_room"})
+    for framework, extra in (("tensorflow", "tf"), ("jax", "jax")):
+        job = ScoringJob("m", "H", "float32", "cpu", {}, {}, {}, [np.arange(3)])
+        with pytest.raises(XLError, match=rf"is the framework installed\? pip install 'xlbridge\[{extra}\]'$"):
+            scoring._asked(job, framework, "cpu")
 
 
 def test_a_job_is_read_as_it_was_written(tmp_path):

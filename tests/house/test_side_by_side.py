@@ -22,7 +22,13 @@ KERAS_FILES = {"ops.py", "naming.py", "training.py", "backend.py"}
 TORCH_FILES = {"quantization.py", "shared_table.py", "fused.py"}
 PAIRS = [file.relative_to(TORCH) for file in sorted(TORCH.rglob("*.py")) if file.name not in TORCH_FILES]
 # Public methods of one side only: what the framework itself asks for, or has already.
-TORCH_METHODS = {"gradient_checkpointing_enable", "gradient_checkpointing_disable", "fused", "kernel_fits"}
+TORCH_METHODS = {
+    "gradient_checkpointing_enable",
+    "gradient_checkpointing_disable",
+    "fused",
+    "kernel_fits",
+    "in_evaluation",
+}
 KERAS_METHODS = {
     "__call__", "build", "stateless_call", "get_config", "from_config", "save_own_variables", "load_own_variables",
     "train_step", "test_step", "predict_step", "compute_loss", "compute_metrics", "forget_traces",

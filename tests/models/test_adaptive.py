@@ -155,8 +155,11 @@ def test_the_likeliest_are_those_of_all_log_probabilities(side, layout):
             assert_close(values, np.take_along_axis(scores, wanted, -1)[:, :k], "float64")
     values, ids = softmax.likeliest(side.native(hidden.reshape(2, 5, D)), 2)
     assert tuple(values.shape) == tuple(ids.shape) == (2, 5, 2)
-    for k in (0, V + 1):
-        with pytest.raises(ShapeError, match=rf"likeliest: k must lie in \[1, 31\], got {k}$"):
+    values, ids = softmax.likeliest(side.native(hidden[0]), 2)
+    assert tuple(values.shape) == tuple(ids.shape) == (2,)
+    np.testing.assert_array_equal(side.numpy(ids), side.numpy(softmax.likeliest(side.native(hidden), 2)[1])[0])
+    for k in (0, V + 1, 1.5, True, None, "2"):
+        with pytest.raises(ShapeError, match=rf"likeliest: k must be a whole number in \[1, 31\], got {k!r}$"):
             softmax.likeliest(states, k)
 
 

@@ -3,6 +3,7 @@
 
 import re
 from importlib import import_module
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -278,6 +279,54 @@ def test_what_writes_no_words(side):
         message = f"^generate: model must be a language model, got {type(model).__name__}$"
         with pytest.raises(ConfigError, match=message):
             side.towers.generate(model, [[2, 3]], 2)
+    for model in ((KERAS if side is TORCH else TORCH).model(TRANSFO), SimpleNamespace(config=TRANSFO.config())):
+        message = f"^generate: model must be a language model, got {type(model).__name__}$"
+        with pytest.raises(ConfigError, match=message):
+            side.towers.generate(model, [[2, 3]], 2)
+
+
+# Words that a text can have, the one behind the last that is read included; a mask needs a place of its own.
+ROOM = {"cache": (40, 41), "mask": (40, 40), "past": (38, 39), "distances": (40, 41)}
+
+
+@pytest.mark.parametrize("kind", ROOM)
+@each_side
+def test_texts_that_would_outgrow_a_model(side, kind):
+    """They are refused before the first step, and not a word too early."""
+    model, (positions, most) = model_of(side, kind), ROOM[kind]
+    prompts, steps = [[8] * (most - 3), [9]], []
+    told = rf"at most 3 behind a text of {most - 3} words, for the model's {positions} positions, got 4$"
+    with pytest.raises(ConfigError, match=rf"^generate: max_new_tokens must be {told}"):
+        generated(side, model, kind, prompts, 4, streamer=steps.append, pad_token_id=0)
+    assert steps == []
+    assert generated(side, model, kind, prompts, 3, pad_token_id=0).shape == (2, most)
+    told = f"texts must have at most {most - 1} words to be continued, for the model's {positions} positions"
+    with pytest.raises(ShapeError, match=rf"^generate: {told}, got {most}$"):
+        generated(side, model, kind, [[8] * most], 1)
+    assert generated(side, model, kind, [[8] * most], 0).shape == (1, most)
+
+
+@each_side
+def test_scores_that_are_no_numbers(side):
+    """In every way of writing; and in a later step than the first."""
+    for way in ({}, {"temperature": 1.0}, {"num_beams": 2}):
+        model = model_of(side, "cache")
+        weights = {name: np.full_like(value, np.nan) for name, value in side.weights(model).items()}
+        model = side.model(XLM["word_lm"], model.config, weights=weights)
+        with pytest.raises(ShapeError, match=r"^generate: the model's scores must be numbers, got nan in step 1$"):
+            generated(side, model, "cache", [[8, 9]], 2, **way)
+
+
+@pytest.mark.parametrize("way", [{}, {"num_beams": 2}], ids=str)
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_the_step_is_told_whose_scores_are_no_numbers(way, value):
+    def read(texts):
+        return np.full((len(texts), 5), value if texts.shape[1] == 4 else 1.0)
+
+    reader = SimpleNamespace(read=read, choose=lambda rows: None)
+    options = GenerationOptions(9, pad_token_id=0, **way)
+    with pytest.raises(ShapeError, match=rf"^generate: the model's scores must be numbers, got {value} in step 3$"):
+        continue_texts([np.array([1, 2])], options, lambda: reader)
 
 
 @each_side

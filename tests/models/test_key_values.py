@@ -1,5 +1,8 @@
 """Memory as keys and values: what is read after it equals what is read after hidden states, whatever was read how."""
 
+import copy
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 
@@ -151,6 +154,86 @@ def test_rows_are_chosen(side, case):
     assert_close(side.numpy(unread.mems()[0]), side.numpy(mems[0])[:, [0, 0]], "float64")
 
 
+WRONG_ROWS = ([0, 2], [], [True, False], None, 1, [0.0, 1.0], [-1, 0], [[0, 1]], ["0"])
+
+
+@each_side
+def test_rows_that_are_not_there_are_refused(side):
+    """Before anything has changed: from the start, of what was given, and of what was read."""
+    config = LM.config()
+    model, batch = side.model(LM, config), inputs_for(LM, config, "input_ids")
+    memory, given = side.towers.KeyValueMemory(), side.native(inputs_for(LM, config, "mems")["mems"])
+    called(side, model, batch, memory)
+    before = [side.native(side.numpy(each)) for each in memory.mems()]
+    for each, held in ((memory, before), (side.towers.KeyValueMemory(given), given)):
+        for rows in WRONG_ROWS:
+            with pytest.raises(
+                ShapeError, match=r"KeyValueMemory: rows must be one or more whole numbers in \[0, 2\), "
+            ) as e:
+                each.choose(rows)
+            assert str(e.value).endswith(f"got {rows}")
+            if isinstance(rows, list) and rows and not isinstance(rows[0], str):
+                with pytest.raises(ShapeError, match="KeyValueMemory: rows must be"):
+                    each.choose(side.native(np.array(rows)))
+            assert_remembers(side, each, held, "equal", str(rows))
+    with pytest.raises(
+        ShapeError, match=r"KeyValueMemory: rows must be one or more whole numbers from 0 on, got \[-1\]"
+    ):
+        side.towers.KeyValueMemory().choose([-1])
+    wanted, _ = called(side, model, batch, before)
+    assert_same(called(side, model, batch, memory)[0], wanted, "equal", "after refusals")
+
+
+@pytest.mark.parametrize("case", [LM, XLNET_LM], ids=str)
+@each_side
+def test_a_copy_goes_on_by_itself(side, case):
+    """From a prefix several ways, of the same model; from the start and of what was given, too."""
+    config = case.config()
+    model = side.model(case, config, dtype="float64")
+    first, *ways = segments(case, config, lengths=(3, 4, 2))
+    memory = side.towers.KeyValueMemory()
+    _, mems = called(side, model, first, memory), called(side, model, first, None)[1]
+    for copied in (copy.copy, copy.deepcopy):
+        for batch in ways:
+            branch = copied(memory)
+            wanted, after = called(side, model, batch, mems)
+            assert_same(called(side, model, batch, branch)[0], wanted, "float64", copied.__name__)
+            assert_remembers(side, branch, after, "float64")
+            assert_remembers(side, memory, mems, "float64")
+            assert branch.body is memory.body
+            branch.choose(side.native(np.array([1, 1])))
+    started = copy.deepcopy(side.towers.KeyValueMemory(mems))
+    assert_remembers(side, started, mems, "float64")
+    assert copy.copy(side.towers.KeyValueMemory()).mems() is None
+
+
+@pytest.mark.parametrize("case", [LM, XLNET_LM], ids=str)
+@each_side
+def test_distances_follow_the_config(side, case):
+    """`clamp_len` is changed between two calls: what is read then is read as it says now, compiled or not."""
+    config = case.config(mem_len=12, clamp_len=-1)
+    model = side.model(case, config, dtype="float64")
+    first, second = (
+        {"input_ids": inputs_for(case, config, "input_ids", T=7, seed=seed)["input_ids"]} for seed in (1, 2)
+    )
+    memory, mems = side.towers.KeyValueMemory(), called(side, model, first, None)[1]
+    called(side, model, first, memory)
+    as_before, compiled = copy.copy(memory), copy.copy(memory)
+    name = "logits" if case is XLNET_LM else "prediction_scores"
+    old = called(side, model, second, mems)[0]
+    for clamp_len in (2, -1, 3):
+        model.config.clamp_len = clamp_len
+        wanted, _ = called(side, model, second, mems)
+        assert_same(called(side, model, second, copy.copy(memory))[0], wanted, "float64", f"{clamp_len}")
+        assert (far(wanted[name], old[name]) > 1e-3) == (clamp_len > 0)
+        if side is KERAS:
+            if clamp_len == 2:
+                step = side.towers.compiled_reader(model, lambda memory, ids: model(ids, mems=memory)[name])
+            found = step(copy.copy(compiled), side.native(second["input_ids"]))
+            assert_close(side.numpy(found), wanted[name], "float64", f"compiled {clamp_len}")
+    assert_same(called(side, model, second, as_before)[0], wanted, "float64", "a copy from before")
+
+
 @each_side
 def test_it_matters_what_is_remembered(side):
     """Other words before give other scores; a call that remembers nothing moves nothing on."""
@@ -161,9 +244,13 @@ def test_it_matters_what_is_remembered(side):
     called(side, model, inputs_for(XLNET_LM, config, "input_ids", seed=2), other)
     batch = inputs_for(XLNET_LM, config, "input_ids", seed=3)
     before = [side.numpy(each) for each in memory.mems()]
-    ahead = side.call(model, {**batch, "mems": memory, "use_mems": False})
-    assert ahead.get("mems") is None
-    assert_remembers(side, memory, [side.native(each) for each in before], "equal")
+    for carries in (False, True):
+        if carries:
+            model.carry_memory(2)
+        ahead = side.call(model, {**batch, "mems": memory, "use_mems": False})
+        assert ahead.get("mems") is None
+        assert_remembers(side, memory, [side.native(each) for each in before], "equal", f"{carries}")
+    model.drop_memory()
     assert_close(side.numpy(ahead.logits), called(side, model, batch, memory)[0]["logits"], "equal")
     assert far(side.numpy(ahead.logits), called(side, model, batch, other)[0]["logits"]) > 1e-2
 
@@ -228,6 +315,24 @@ def test_no_gradient_goes_through():
     assert all(not each.requires_grad for layer in memory.layers for each in layer.shelf)
 
 
+@pytest.mark.parametrize("case", [LM, XLNET_LM], ids=str)
+def test_modes_without_gradient_take_turns(case):
+    """What is read in inference mode is read on outside of it, and the other way round; moved and copied there, too."""
+    import torch
+
+    config = case.config()
+    model, memory, mems = TORCH.model(case, config, dtype="float64"), TORCH.towers.KeyValueMemory(), None
+    modes = (torch.inference_mode, torch.no_grad, torch.inference_mode, nullcontext)
+    for mode, batch in zip(modes * 2, segments(case, config, lengths=(2, 1, 7, 1, 1, 3, 1, 1)), strict=True):
+        with torch.no_grad():
+            wanted, mems = called(TORCH, model, batch, mems)
+        with mode():
+            assert_same(called(TORCH, model, batch, memory)[0], wanted, "float64", mode.__name__)
+            memory = copy.copy(memory)
+            memory.choose([1, 0])
+            mems = [each.index_select(1, torch.tensor([1, 0])).clone() for each in mems]
+
+
 # --------------------------------------------------------------------------------------------------- in Keras: compiled
 
 
@@ -235,7 +340,7 @@ def test_no_gradient_goes_through():
 def test_compiled_steps_equal_eager_ones(case):
     config, traces, name = case.config(), [], "logits" if case is XLNET_LM else "prediction_scores"
     model = KERAS.model(case, config, dtype="float64")
-    from xl_tf.layers.key_values import compiled_reader
+    compiled_reader = KERAS.towers.compiled_reader
 
     def scores(memory, ids):
         traces.append(ids.shape)
@@ -254,6 +359,57 @@ def test_compiled_steps_equal_eager_ones(case):
     found = step(memory, KERAS.native(batch["input_ids"]))
     assert_close(KERAS.numpy(found), called(KERAS, model, batch, eager)[0][name], "float64")
     assert len(traces) == 3, traces  # the first call, one word, six words
+
+
+@pytest.mark.parametrize("case", [LM, XLNET_LM], ids=str)
+def test_compiled_code_takes_no_memory_from_outside(case):
+    """It would run with what it found when it was compiled; one that it makes itself serves, a copy among them."""
+    config, name = case.config(), "logits" if case is XLNET_LM else "prediction_scores"
+    model, tf = KERAS.model(case, config, dtype="float64"), pytest.importorskip("tensorflow")
+    memory, where = KERAS.towers.KeyValueMemory(), f"TF{case.head.name}".replace("LMHead", "")
+    first, second = (KERAS.native(inputs_for(case, config, "input_ids", seed=seed)["input_ids"]) for seed in (1, 2))
+    read = tf.function(lambda ids, memory=memory: model(ids, mems=memory)[name], autograph=False)
+    refused = (
+        r"mems must be made in the code that is compiled, got a KeyValueMemory from outside of it; compiled_reader"
+    )
+    for _ in range(2):  # before anything is read, and behind it
+        with pytest.raises(ConfigError, match=f"^{where}: {refused}"):
+            read(first)
+        with pytest.raises(ConfigError, match=f"^KeyValueMemory: {refused}"):
+            tf.function(lambda rows: memory.choose(rows), autograph=False)(tf.constant([0, 1]))
+        model(first, mems=memory)
+
+    @tf.function(autograph=False)
+    def inside(first, second, rows):
+        mine = KERAS.towers.KeyValueMemory()
+        model(first, mems=mine)
+        mine.choose(rows)
+        return model(second, mems=mine)[name], model(second, mems=copy.copy(mine))[name]
+
+    rows = np.array([1, 0])
+    _, mems = called(KERAS, model, {"input_ids": first}, None)
+    mems = [KERAS.native(KERAS.numpy(each)[:, rows]) for each in mems]
+    wanted, after = called(KERAS, model, {"input_ids": second}, mems)
+    again, _ = called(KERAS, model, {"input_ids": second}, after)
+    for _ in range(2):
+        found = inside(first, second, tf.constant(rows))
+        assert_close(KERAS.numpy(found[0]), wanted[name], "float64")
+        assert_close(KERAS.numpy(found[1]), again[name], "float64")
+    with pytest.raises(
+        ShapeError, match=r"KeyValueMemory: rows must be one or more whole numbers in \[0, 2\), got 'bool \(2,"
+    ):
+        inside(first, second, tf.constant([True, False]))
+
+
+def test_a_compiled_reader_takes_what_its_model_has_read():
+    config = LM.config()
+    model, other = KERAS.model(LM, config), KERAS.model(LM, config)
+    ids = KERAS.native(inputs_for(LM, config, "input_ids")["input_ids"])
+    step = KERAS.towers.compiled_reader(model, lambda memory, ids: model(ids, mems=memory)[0])
+    memory = KERAS.towers.KeyValueMemory()
+    other(ids, mems=memory)
+    with pytest.raises(ConfigError, match="TFTransfoXLModel: mems must be what this model has read, got a KeyValueMem"):
+        step(memory, ids)
 
 
 # ------------------------------------------------------------------------------------- what else texts are read on from

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from helpers import LM, ROBERTA, XLM, XLNET, assert_close, each_side
+from helpers import KERAS, LM, ROBERTA, TORCH, XLM, XLNET, assert_close, each_side
 
 from xlcore.errors import ConfigError, ShapeError
 from xlcore.tasks.scoring import Reading, SentenceScore, TextScore, segments, streams, windows
@@ -85,6 +85,57 @@ def test_other_settings_are_those_of_another_config_and_are_set_back(side):
     assert model.transformer.mem_len == LM.config().mem_len
 
 
+@pytest.mark.parametrize("case", [LM, GUESSES], ids=str)
+@each_side
+def test_no_memory_is_none_at_all(side, case):
+    """A `mem_len` of 0 that is asked for is that of a config: windows."""
+    keys = {"same_length": False} if case is LM else {}
+    model = side.model(case, case.config(mem_len=5, **keys), dtype="float64")
+    plain = side.model(case, case.config(mem_len=0, **keys), dtype="float64")
+    wanted = side.towers.score(plain, IDS, tgt_len=4).loss
+    near(side.towers.score(model, IDS, tgt_len=4, mem_len=0).loss, wanted)
+    near(side.towers.score(model, IDS, tgt_len=4, stride=2).loss, wanted)
+    sentence = side.towers.score_sentences(model, [IDS], tgt_len=4, mem_len=0)[0]
+    near(-sentence.log_probability / 37, wanted)
+    assert abs(side.towers.score(model, IDS, tgt_len=4).loss - wanted) > 1e-4
+    near(side.towers.score(plain, IDS, tgt_len=4, mem_len=5).loss, side.towers.score(model, IDS, tgt_len=4).loss)
+    with pytest.raises(
+        ConfigError, match=r"^score: windows must be read without mem_len and same_length, got mem_len=0"
+    ):
+        side.towers.score(model, IDS, mem_len=0, same_length=True)
+
+
+@pytest.mark.parametrize("case", [LM, GUESSES], ids=str)
+@each_side
+def test_what_a_training_loop_carries_is_neither_read_nor_changed(side, case):
+    model = side.model(case, case.config(mem_len=5), dtype="float64")
+    wanted = [side.towers.score(model, IDS, tgt_len=4, **how).loss for how in ({}, {"mem_len": 8}, {"stride": 2})]
+    model.carry_memory(2)
+    side.run(model, {"input_ids": IDS[:8].reshape(2, 4)})
+    carried = model.body().carried
+    before = [side.numpy(state).copy() for state in carried.states()]
+    found = [side.towers.score(model, IDS, tgt_len=4, **how).loss for how in ({}, {"mem_len": 8}, {"stride": 2})]
+    near(found, wanted)
+    assert carried.active
+    assert model.body().mem_len == 5
+    assert max(np.abs(each).max() for each in before) > 0
+    for state, each in zip(carried.states(), before, strict=True):
+        np.testing.assert_array_equal(side.numpy(state), each)
+
+
+def test_each_part_learns_on_as_before():
+    model = TORCH.model(LM)
+    model.train()
+    model.carry_memory(4)
+    model.transformer.embedding.eval()
+    before = {name: part.training for name, part in model.named_modules()}
+    TORCH.towers.score(model, IDS)
+    assert {name: part.training for name, part in model.named_modules()} == before
+    with pytest.raises(ShapeError):
+        TORCH.towers.score(model, [4, 31])
+    assert {name: part.training for name, part in model.named_modules()} == before
+
+
 @each_side
 def test_a_sliding_window_sees_so_many_words_and_no_more(side):
     """Each word from the `tgt_len` before it, anew; the first ones from those that there are."""
@@ -116,6 +167,14 @@ def test_xlnet_guesses_from_left_to_right(side):
     near(found.loss, np.concatenate(parts).mean())
 
 
+@each_side
+def test_xlnet_forgets_nothing_between_segments(side):
+    """Whatever part of a segment `reuse_len` keeps in training."""
+    model = side.model(GUESSES, GUESSES.config(mem_len=50, reuse_len=4), dtype="float64")
+    near(side.towers.score(model, IDS, tgt_len=8).loss, guessed_losses(side, model, IDS).mean())
+    assert model.config.reuse_len == 4
+
+
 # ------------------------------------------------------------------------------------------------ without memory
 
 
@@ -138,6 +197,36 @@ def test_models_of_fixed_length_read_windows_that_overlap(side, case):
         ConfigError, match=r"score: mem_len, same_length must be given for models with relative positions only$"
     ):
         side.towers.score(model, IDS, mem_len=4, same_length=True)
+
+
+@pytest.mark.parametrize(
+    ("case", "keys"),
+    [(WORDS, {"causal": True}), (ROBERTA_WORDS, {"is_decoder": True}), (GUESSES, {"mem_len": None})],
+    ids=str,
+)
+@each_side
+def test_windows_leave_out_no_remainder(side, case, keys):
+    model = side.model(case, case.config(**keys))
+    message = (
+        "score: drop_remainder must be false for windows, which leave out nothing, got true; models without memory"
+    )
+    with pytest.raises(ConfigError, match=f"^{message} read windows$"):
+        side.towers.score(model, IDS, drop_remainder=True)
+
+
+@each_side
+def test_a_word_that_is_padding_elsewhere_counts_as_a_word(side):
+    """In XLM, as in `generate`."""
+    config = WORDS.config(causal=True)
+    model, ids = side.model(WORDS, config, dtype="float64"), IDS[:9].copy()
+    ids[[2, 5]] = config.pad_token_id
+    given = {"langs": np.zeros((1, 9), "int64"), "attention_mask": np.ones((1, 9), "int64")}
+    wanted = losses_of(side, model, ids, **given)
+    assert np.abs(losses_of(side, model, ids, langs=given["langs"]) - wanted).max() > 1e-4
+    near(side.towers.score(model, ids).loss, wanted.mean())
+    found = side.towers.score_sentences(model, [ids, IDS[:5]])
+    near(-found[0].log_probability, wanted.sum())
+    near(found[1].log_probability, side.towers.score_sentences(model, [IDS[:5]])[0].log_probability)
 
 
 # ------------------------------------------------------------------------------------------------------ sentences
@@ -179,6 +268,15 @@ def test_what_cannot_be_scored(side):
         name = side.model_class(case).__name__
         with pytest.raises(ConfigError, match=rf"score: model must be a language model of .*, got {name}$"):
             towers.score(other, IDS)
+    other = (KERAS if side is TORCH else TORCH).model(LM)
+    with pytest.raises(ConfigError, match=rf"score: model must be a language model of .*, got {type(other).__name__}$"):
+        towers.score(other, IDS)
+    with pytest.raises(ConfigError, match=r"score: model must be a language model of .*, got SimpleNamespace$"):
+        towers.score_sentences(SimpleNamespace(), [IDS])
+    for count in ("a", -5, 0, 2.5):
+        condition = "be positive" if isinstance(count, int) else "be a whole number"
+        with pytest.raises(ConfigError, match=rf"^score: characters must {condition}, got {count!r}$"):
+            towers.score(model, IDS, characters=count)
     both = side.model(GUESSES, GUESSES.config(bi_data=True))
     with pytest.raises(ConfigError, match=r"score: bi_data must be false for a text that is read in one direction"):
         towers.score(both, IDS)
@@ -203,7 +301,7 @@ NONSENSE = {
         "stride": 1,
         "mem_len": 4,
     },
-    "drop_remainder must be false for windows, which leave out nothing, got true": {
+    "drop_remainder must be false for windows, which leave out nothing, got true; models without memory read windows": {
         "window": 1,
         "drop_remainder": True,
     },
@@ -255,6 +353,8 @@ def test_figures():
     assert found.to_dict() == pytest.approx({**figures, **counts})
     assert TextScore(1.0, 3, 4).to_dict().keys() == {"loss", "perplexity", "bits_per_token", "tokens", "length"}
     assert TextScore(1e4, 3, 4).perplexity == math.inf
+    assert math.isnan(TextScore(math.nan, 3, 4).perplexity)
+    assert math.isnan(SentenceScore(math.nan, 2).perplexity)
     assert SentenceScore(-2 * math.log(5), 2).perplexity == pytest.approx(5.0)
     assert SentenceScore(0.0, 0).perplexity == 1.0
 

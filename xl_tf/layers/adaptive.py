@@ -11,8 +11,7 @@ from xl_tf.layers.basic import parameter
 from xl_tf.layers.word_loss import entry_losses
 from xl_tf.losses import inside, mean_over, told
 from xl_tf.ops import precise
-from xlcore.adaptive import bins, tables
-from xlcore.errors import ShapeError
+from xlcore.adaptive import bins, count_of_words, tables
 
 
 class AdaptiveBin(keras.Layer):
@@ -206,10 +205,9 @@ class TFProjectedAdaptiveLogSoftmax(keras.Layer):
         position where its cluster is as likely as the k likeliest words so far.
 
         Raises:
-            ShapeError: unless 1 <= k <= V.
+            ShapeError: unless k is a whole number in [1, V].
         """
-        if not 1 <= k <= self.n_token:
-            raise ShapeError(f"likeliest: k must lie in [1, {self.n_token}], got {k}")
+        k = count_of_words("likeliest", k, self.n_token)
         head, shortlist = self._head(hidden), self.ends[0][1]
         values, ids = _best(head[..., :shortlist], min(k, shortlist))
         missing = [[0, 0]] * (len(hidden.shape) - 1) + [[0, k - min(k, shortlist)]]

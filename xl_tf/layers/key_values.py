@@ -3,11 +3,13 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import keras
 from keras import ops
 
-from xl_tf.backend import compiled_function
+from xl_tf.backend import compiled_function, scope_of_code
 from xl_tf.layers.attention import Keys
-from xlcore.memory import require_kept
+from xlcore.errors import ConfigError
+from xlcore.memory import chosen_rows, require_kept
 
 FEW = 16  # distances are encoded for that many queries or more
 
@@ -16,7 +18,9 @@ class KeyValueMemory:
     """Keys and values of what a model has read, in place of a list of `mems`, for reading on at full speed.
 
     Give an empty one to the first call, and the same one to each later call: it is what that call remembers then, and
-    the output's `mems`. It belongs to one model in evaluation, and no gradient goes through a call that reads it.
+    the output's `mems`. It belongs to one model in evaluation, and no gradient goes through a call that reads it. What
+    has been read is kept as the weights were then; a copy (`copy.copy`, `copy.deepcopy`) goes on by itself. Compiled
+    code makes its own, or takes one through `compiled_reader`.
 
     Args:
         mems: L x [M, B, D], to start from; as the model starts if None.
@@ -30,6 +34,17 @@ class KeyValueMemory:
         self.about = (0, "")  # rows of the batch, dtype of hidden states
         self.reach = (0, 0)  # T and M for which distances are encoded
         self.encoded: Any = None
+        self.clamp_len = 0  # for which they are encoded, too
+        self.scope = scope_of_code()  # the code in which what it holds has values
+
+    def __copy__(self) -> "KeyValueMemory":
+        """Return a memory of its own of the same model, to read on from here in several ways."""
+        other = KeyValueMemory().take(self.body, self.state())
+        other.clamp_len = self.clamp_len
+        return other
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "KeyValueMemory":
+        return self.__copy__()
 
     @property
     def length(self) -> Any:
@@ -47,9 +62,17 @@ class KeyValueMemory:
         return [ops.transpose(layer.hidden()[:, first:], (1, 0, 2)) for layer in self.layers]
 
     def choose(self, rows: Any) -> None:
-        """Have row i go on as what was row rows[i], rows [B']."""
-        if self.body is None:
-            given = self.given
+        """Have row i go on as what was row rows[i], rows [B'].
+
+        Raises:
+            ConfigError: in compiled code, for a memory from outside of it.
+            ShapeError: unless these are rows that are there, as far as compiled code knows; nothing has changed then.
+        """
+        given, read = self.given, self.body is not None
+        self._require_scope("KeyValueMemory")
+        count = self.about[0] if read else given[0].shape[1] if given else None
+        rows = _rows(rows, count)
+        if not read:
             self.given = given and [ops.take(memory, rows, axis=1) for memory in given]
             return
         for layer in self.layers:
@@ -68,8 +91,10 @@ class KeyValueMemory:
             start: makes what a first call reads on from, L x [B, M, D]; None if that is nothing.
 
         Raises:
-            ConfigError, ShapeError: if this is not the model, batch or dtype that was read before; in training.
+            ConfigError, ShapeError: if this is not the model, batch or dtype that was read before; in training; in
+                compiled code, for a memory from outside of it.
         """
+        self._require_scope(type(body).__name__)
         first, now = self.body is None, (hidden.shape[0], str(hidden.dtype))
         same = first or self.body is body
         require_kept(type(body).__name__, bool(training), same, now if first else self.about, now)
@@ -99,10 +124,20 @@ class KeyValueMemory:
         absent = (ops.arange(self.rows + count) < self.absent)[None, None]
         return absent if blocked is None else absent | blocked
 
+    def _require_scope(self, where: str) -> None:
+        """Refuse code that is compiled on its own: it would run with what it found here when it was compiled."""
+        if self.scope != scope_of_code():
+            raise ConfigError(
+                f"{where}: mems must be made in the code that is compiled, got a KeyValueMemory from outside of it; "
+                "compiled_reader(model, read) hands one in, and code that is not compiled reads any"
+            )
+
     def _encode(self, body: Any, hidden: Any) -> None:
         """Encode the distances from hidden [B, T, D] to all keys, and more than those if they are not there yet."""
         T, M = hidden.shape[1], max(self.rows, body.mem_len) if body.mem_len > 0 else 2 * self.rows
-        if self.reach[0] < T or sum(self.reach) < T + self.rows:
+        clamp_len = body.config.clamp_len
+        if self.clamp_len != clamp_len or self.reach[0] < T or sum(self.reach) < T + self.rows:
+            self.clamp_len = clamp_len
             self.reach = (max(FEW, self.reach[0], 1 << (T - 1).bit_length()), M)  # of few shapes, whatever T there are
             self.encoded = body.encoded_distances(*self.reach, hidden)  # [R, D] or [G, R, D]
             for layer in self.layers:
@@ -123,7 +158,7 @@ class KeyValueMemory:
         if "given" in state:
             self.given = state["given"]
             return self
-        self.body, self.layers = body, []
+        self.body, self.layers, self.clamp_len = body, [], body.config.clamp_len
         for *shelf, position in state["layers"]:
             layer = KeptLayer(self, None)
             layer.shelf, layer.position = shelf, position
@@ -188,21 +223,43 @@ def compiled_reader(model: Any, read: Callable[..., Any]) -> Callable[..., Any]:
     """Return `read(memory, *given)`, which calls the model, as code that is compiled once for the same shapes.
 
     The memory is a `KeyValueMemory`, which goes on as `read` leaves it; what `read` returns must be arrays.
+    It is compiled anew, too, if the config or the memory's length has changed.
+
+    Raises:
+        ConfigError: for a memory of another model, or from outside of other code that is being compiled.
     """
-    body = model.body()
+    body, settings, function = model.body(), None, None
 
     def stepped(state: dict[str, Any], *given: Any) -> tuple[Any, dict[str, Any]]:
         memory = KeyValueMemory().take(body, state)
         return read(memory, *given), memory.state()
 
-    function = compiled_function(stepped, model)
-
     def step(memory: KeyValueMemory, *given: Any) -> Any:
+        nonlocal settings, function
+        memory._require_scope(type(body).__name__)
+        same = memory.body is None or memory.body is body
+        require_kept(type(body).__name__, False, same, memory.about, memory.about)
+        if settings != (model.config, body.mem_len):
+            settings, function = (model.config.copy(), body.mem_len), compiled_function(stepped, model)
+        if memory.clamp_len != body.config.clamp_len:
+            memory.reach = (0, 0)  # distances are encoded anew
         found, state = function(memory.state(), *given)
         memory.take(body, state)
         return found
 
     return step
+
+
+def _rows(rows: Any, count: Any) -> Any:
+    """Return which of so many rows are chosen, once they are seen to be there, or to have no values yet."""
+    try:
+        values = ops.convert_to_numpy(rows)
+    except Exception:  # each framework has its own error for a tensor that has no value yet, and for what is none
+        values = rows
+    if values is rows and ops.is_tensor(rows):
+        dtype = keras.backend.standardize_dtype(rows.dtype)
+        return rows if len(rows.shape) == 1 and "int" in dtype else chosen_rows(f"{dtype} {rows.shape}", count)
+    return ops.convert_to_tensor(chosen_rows(values, count), "int32")
 
 
 def known_mems(mems: Any, layers: int | None = None) -> Any:

@@ -132,6 +132,10 @@ class Memory:
         self.mem_len = before.mem_len
         self.carried.take(before.carried)
 
+    def _carries(self, mems: Any) -> bool:
+        """Tell whether a call with these `mems` reads what is carried, and leaves what it keeps there."""
+        return mems is None and self.carried.active
+
     def _opened(self, mems: Any, known: Any, hidden: Any, training: bool | None) -> tuple[Any, Any]:
         """Return what each layer remembers before hidden [B, T, D], and M.
 
@@ -139,7 +143,7 @@ class Memory:
         """
         if isinstance(mems, KeyValueMemory):
             return mems.open(self, hidden, training, lambda: self._from_start(known, hidden)), mems.rows
-        if mems is None and self.carried.active:
+        if self._carries(mems):
             memories = self.carried.read(type(self).__name__, hidden.shape[0])
         else:
             memories = self._from_start(known, hidden)
@@ -147,7 +151,7 @@ class Memory:
 
     def _carry(self, mems: list[Any] | None, kept: list[Any]) -> None:
         """Leave what a call keeps for the next one, unless it had a memory of its own."""
-        if mems is None and self.carried.active:
+        if self._carries(mems):
             self.carried.keep(kept)
 
 

@@ -11,8 +11,7 @@ from xl_torch.layers.basic import parameter
 from xl_torch.layers.shared_table import looked_up, read_again
 from xl_torch.layers.word_loss import entry_losses
 from xl_torch.losses import inside, mean_over, told
-from xlcore.adaptive import bins, tables
-from xlcore.errors import ShapeError
+from xlcore.adaptive import bins, count_of_words, tables
 
 
 class AdaptiveBin(nn.Module):
@@ -192,13 +191,12 @@ class ProjectedAdaptiveLogSoftmax(nn.Module):
         where its cluster is as likely as the k likeliest words so far.
 
         Raises:
-            ShapeError: unless 1 <= k <= V.
+            ShapeError: unless k is a whole number in [1, V].
         """
-        if not 1 <= k <= self.n_token:
-            raise ShapeError(f"likeliest: k must lie in [1, {self.n_token}], got {k}")
+        k = count_of_words("likeliest", k, self.n_token)
         if torch.compiler.is_compiling():  # shapes must not depend on what is likely
             return _best(self.log_prob(hidden), k)
-        rows = hidden.flatten(0, -2)
+        rows = hidden.reshape(-1, hidden.shape[-1])
         head, shortlist = self._head(rows), self.ends[0][1]
         values, ids = _best(head[:, :shortlist], min(k, shortlist))
         values, ids = F.pad(values, (0, k - values.shape[1]), value=-torch.inf), F.pad(ids, (0, k - ids.shape[1]))

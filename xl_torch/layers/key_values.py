@@ -7,14 +7,15 @@ import torch
 from torch import Tensor
 
 from xl_torch.layers.attention import Keys
-from xlcore.memory import require_kept
+from xlcore.memory import chosen_rows, require_kept
 
 
 class KeyValueMemory:
     """Keys and values of what a model has read, in place of a list of `mems`, for reading on at full speed.
 
     Give an empty one to the first call, and the same one to each later call: it is what that call remembers then, and
-    the output's `mems`. It belongs to one model in evaluation, and no gradient goes through a call that reads it.
+    the output's `mems`. It belongs to one model in evaluation, and no gradient goes through a call that reads it. What
+    has been read is kept as the weights were then; a copy (`copy.copy`, `copy.deepcopy`) goes on by itself.
 
     Args:
         mems: L x [M, B, D], to start from; as the model starts if None.
@@ -28,6 +29,22 @@ class KeyValueMemory:
         self.about = (0, "")  # rows of the batch, dtype of hidden states
         self.reach = (0, 0)  # T and M for which distances are encoded
         self.encoded: Tensor | None = None
+        self.clamp_len = 0  # for which they are encoded, too
+
+    def __copy__(self) -> "KeyValueMemory":
+        """Return a memory of its own of the same model, to read on from here in several ways."""
+        other = KeyValueMemory(self.given)
+        if self.body is None:
+            return other
+        vars(other).update(vars(self))
+        other.layers = [KeptLayer(other, None) for _ in self.layers]
+        for layer, mine in zip(other.layers, self.layers, strict=True):
+            layer.shelf, layer.position = list(mine.shelf), mine.position
+        other._move(self.layers[0].shelf[0].shape[2])
+        return other
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "KeyValueMemory":
+        return self.__copy__()
 
     @property
     def length(self) -> int:
@@ -41,18 +58,20 @@ class KeyValueMemory:
         return [layer.hidden().transpose(0, 1) for layer in self.layers]
 
     def choose(self, rows: Tensor) -> None:
-        """Have row i go on as what was row rows[i], rows [B']."""
-        rows = torch.as_tensor(rows)
-        if self.body is None:
-            given = self.given
+        """Have row i go on as what was row rows[i], rows [B'].
+
+        Raises:
+            ShapeError: unless these are rows that are there; nothing has changed then.
+        """
+        given, read = self.given, self.body is not None
+        count = self.about[0] if read else given[0].shape[1] if given else None
+        chosen = chosen_rows(rows, count)
+        rows = torch.tensor(chosen)
+        if not read:
             self.given = given and [memory.index_select(1, rows.to(memory.device)) for memory in given]
-            return
-        if rows.tolist() == list(range(self.about[0])):
-            return
-        self.about = (len(rows), self.about[1])
-        for layer in self.layers:
-            layer.move(layer.shelf[0].shape[2], rows)
-        self.start, self.end = 0, self.length
+        elif chosen != list(range(count)):
+            self._move(self.layers[0].shelf[0].shape[2], rows)
+            self.about = (len(chosen), self.about[1])
 
     # ------------------------------------------------------------------------------------------------- for the models
 
@@ -91,14 +110,19 @@ class KeyValueMemory:
     def _make_room(self, count: int) -> None:
         """Make room for that many positions behind those that are remembered."""
         if self.layers[0].shelf and self.layers[0].shelf[0].shape[2] < self.end + count:
-            for layer in self.layers:
-                layer.move(2 * (self.length + count))
-            self.start, self.end = 0, self.length
+            self._move(2 * (self.length + count))
+
+    def _move(self, room: int, rows: Tensor | None = None) -> None:
+        """Move what is remembered to a place with that much room; those rows of the batch, if they are named."""
+        for layer in self.layers:
+            layer.move(room, rows)
+        self.start, self.end = 0, self.length
 
     def _encode(self, body: Any, hidden: Tensor) -> None:
         """Encode the distances from hidden [B, T, D] to all keys, and more than those if they are not there yet."""
-        T, M = hidden.shape[1], self.length
-        if self.reach[0] < T or sum(self.reach) < T + M:
+        T, M, clamp_len = hidden.shape[1], self.length, body.config.clamp_len
+        if self.clamp_len != clamp_len or self.reach[0] < T or sum(self.reach) < T + M:
+            self.clamp_len = clamp_len
             most = max(M, body.mem_len) if body.mem_len > 0 else 2 * M
             self.reach = (max(T, self.reach[0]), min(2 * M, most))
             self.encoded = body.encoded_distances(*self.reach, hidden)  # [R, D] or [G, R, D]
@@ -167,5 +191,6 @@ def known_mems(mems: Any, layers: int | None = None) -> Any:
 
 
 def _empty(like: Tensor, room: int) -> Tensor:
-    """Return a place of that much room for rows such as [B, X, any number, Y]."""
-    return like.new_empty(*like.shape[:2], room, like.shape[3])
+    """Return a place of that much room for rows such as [B, X, any number, Y], to write to in any mode."""
+    with torch.inference_mode(False):
+        return like.new_empty(*like.shape[:2], room, like.shape[3])

@@ -110,6 +110,10 @@ class Memory:
         """End `carry_memory`."""
         self.carried.stop()
 
+    def _carries(self, mems: Any) -> bool:
+        """Tell whether a call with these `mems` reads what is carried, and leaves what it keeps there."""
+        return mems is None and self.carried.active
+
     def _opened(self, mems: Any, known: Any, hidden: Tensor) -> tuple[Any, int]:
         """Return what each layer remembers before hidden [B, T, D], and M.
 
@@ -117,7 +121,7 @@ class Memory:
         """
         if isinstance(mems, KeyValueMemory):
             return mems.open(self, hidden, lambda: self._from_start(known, hidden)), mems.length
-        if mems is None and self.carried.active:
+        if self._carries(mems):
             memories = self.carried.read(type(self).__name__, hidden.shape[0])
         else:
             memories = self._from_start(known, hidden)
@@ -125,7 +129,7 @@ class Memory:
 
     def _carry(self, mems: list[Tensor] | None, kept: list[Tensor]) -> None:
         """Leave what a call keeps for the next one, unless it had a memory of its own."""
-        if mems is None and self.carried.active:
+        if self._carries(mems):
             self.carried.keep(kept)
 
 

@@ -5,7 +5,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from xlcore.errors import ConfigError
+from xlcore.errors import ConfigError, ShapeError
 from xlcore.tasks.beams import BeamSearch
 from xlcore.tasks.generation import WHERE, GenerationOptions, choose_next, log_softmax, penalised
 
@@ -38,6 +38,7 @@ def continue_texts(
 
     Raises:
         ConfigError: where nothing is told that shorter texts could be filled up with.
+        ShapeError: for scores that are no numbers.
     """
     groups: dict[int, list[int]] = {}
     for number, row in enumerate(rows):
@@ -69,9 +70,22 @@ def _continued(texts: Array, places: Array, options: GenerationOptions, begin: C
     return _chosen(texts, places, options, reader)
 
 
+def _read(reader: Reader, texts: Array, step: int) -> Array:
+    """Return the scores of next words, [B, V].
+
+    Raises:
+        ShapeError: for what is no number, among which no word is the likeliest.
+    """
+    scores = reader.read(texts)
+    fine = scores < np.inf  # so is -inf, for words that cannot be
+    if not fine.all():
+        raise ShapeError(f"{WHERE}: the model's scores must be numbers, got {scores[~fine][0]} in step {step}")
+    return scores
+
+
 def _begun(texts: Array, copies: int, options: GenerationOptions, reader: Reader) -> tuple[Array, Array]:
     """Read texts [B, T] once and go on in several copies of each; return the scores of next words and the copies."""
-    scores = reader.read(texts)
+    scores = _read(reader, texts, 1)
     options.require_words(scores.shape[-1])
     if copies == 1:
         return scores, texts
@@ -98,7 +112,7 @@ def _chosen(texts: Array, places: Array, options: GenerationOptions, reader: Rea
         lengths[ends], ended = length, ended | ends
         if ended.all() or length == T + count:
             break
-        scores = reader.read(texts)
+        scores = _read(reader, texts, length - T + 1)
     return [text[:length] for text, length in zip(texts, lengths, strict=True)]
 
 
@@ -117,5 +131,5 @@ def _searched(texts: Array, options: GenerationOptions, reader: Reader) -> list[
         chosen = np.concatenate(words)[:, None].astype(texts.dtype)
         texts = np.concatenate([texts[rows], chosen], axis=1)
         reader.choose(rows)
-        scores = reader.read(texts)
+        scores = _read(reader, texts, number + 2)
     return [np.append(start, words) for start, search in zip(starts, searches, strict=True) for words in search.best()]

@@ -8,6 +8,7 @@ import numpy as np
 
 from xlcore.config import Unfit, at_least, boolean, fitted, list_of, one_or_several, optional, probability, real
 from xlcore.errors import ConfigError, ShapeError
+from xlcore.tasks.language_modeling import most_words
 
 Array = np.ndarray[Any, Any]
 WHERE = "generate"
@@ -186,6 +187,30 @@ def _unpadded(rows: list[Array], keep: list[Array]) -> list[Array]:
             raise ShapeError(f"{WHERE}: attention_mask must keep one stretch of a row, got gaps in row {number}")
         kept.append(row[places])
     return kept
+
+
+def require_room(config: Any, kind: str, longest: int, count: int) -> None:
+    """Refuse texts that would outgrow a model of fixed length, of which it reads all but the last word written.
+
+    Args:
+        config, kind: of the model, and of its head.
+        longest: words of the longest text.
+        count: words that are to be added.
+
+    Raises:
+        ConfigError: for more than fit behind that text.
+        ShapeError: if that text leaves no room.
+    """
+    positions = most_words(config, kind)
+    if positions is None or not count:
+        return
+    most = positions if kind == "word_lm" and not config.causal else positions + 1  # a mask takes the last word's place
+    if longest >= most:
+        what = f"texts must have at most {most - 1} words to be continued, for the model's {positions} positions"
+        raise ShapeError(f"{WHERE}: {what}, got {longest}")
+    if longest + count > most:
+        what = f"at most {most - longest} behind a text of {longest} words, for the model's {positions} positions"
+        raise ConfigError(f"{WHERE}: max_new_tokens must be {what}, got {count}")
 
 
 # ------------------------------------------------------------------------------------------------------ choosing words

@@ -9,6 +9,13 @@ from xlcore.errors import ShapeError
 Array = np.ndarray[Any, Any]
 
 
+def most_words(config: Any, kind: str) -> int | None:
+    """Return how many words a model with a head of that kind can read at once; None for any number."""
+    if kind == "decoder_lm" and config.position_embedding_type == "absolute":
+        return int(config.most_words)  # positions count from that of padding on
+    return int(config.max_position_embeddings) if kind in ("word_lm", "decoder_lm") else None
+
+
 def stream_segments(ids: Any, batch_size: int, segment: int) -> dict[str, Array]:
     """Cut a text into parallel streams of consecutive segments, as the authors train and evaluate.
 

@@ -19,6 +19,7 @@ from xlcore.shapes import IGNORED_LABEL
 
 Array = np.ndarray[Any, Any]
 Batch = tuple[Array, Array]  # ids [B, T], and [B, T] the word that each position predicts, -100 for none
+COUNTS = ("characters", "words")
 SEGMENT = 128  # words that are read at once, as the authors evaluate
 LANGUAGE_MODELS = "a language model of Transformer-XL or XLNet, a causal one of XLM, or an XLM-RoBERTa-XL decoder"
 
@@ -43,7 +44,7 @@ class TextScore:
     @property
     def perplexity(self) -> float:
         """The exponential of the loss."""
-        return math.exp(self.loss) if self.loss < 700 else math.inf
+        return math.inf if self.loss >= 700 else math.exp(self.loss)  # NaN is neither
 
     @property
     def bits_per_token(self) -> float:
@@ -109,18 +110,25 @@ class Reading:
     def __post_init__(self) -> None:
         for name, rule in RULES.items():
             fitted("score", name, getattr(self, name), rule)
-        windows = self.window or self.stride is not None
-        if windows and (self.mem_len or self.same_length):
+        if self.window or self.stride is not None:
+            self._require_for_windows()
+
+    def _require_for_windows(self) -> None:
+        """Refuse what has no effect on windows."""
+        if self.mem_len or self.same_length:
             got = f"mem_len={self.mem_len}, same_length={self.same_length}"
             raise ConfigError(f"score: windows must be read without mem_len and same_length, got {got}")
-        if windows and self.drop_remainder:
-            raise ConfigError("score: drop_remainder must be false for windows, which leave out nothing, got true")
+        if self.drop_remainder:
+            instead = "models without memory read windows"
+            raise ConfigError(
+                f"score: drop_remainder must be false for windows, which leave out nothing, got true; {instead}"
+            )
 
     def settings(self, remembers: bool, positions: int | None) -> "Settings":
         """Return how a model reads.
 
         Args:
-            remembers: whether it has a memory to read on from.
+            remembers: whether it has a memory to read on from, if it reads with the `mem_len` that is asked for.
             positions: how many words it can read at once; None for any number.
 
         Raises:
@@ -131,6 +139,8 @@ class Reading:
             names = ", ".join(name for name, value in given.items() if value is not None)
             raise ConfigError(f"score: {names} must be given for models with relative positions only")
         windows = self.window or self.stride is not None or not remembers
+        if windows:
+            self._require_for_windows()
         length = self.tgt_len or positions or SEGMENT
         stride = self.stride or (1 if self.window else max(1, length // 2))
         if positions is not None and length > positions:
@@ -170,8 +180,10 @@ def score_text(ids: Any, reading: Reading, settings: Settings, begin: Callable[[
         counts: `vocab_size`, `characters`, `words` and `progress`.
 
     Raises:
+        ConfigError: for counts that are none.
         ShapeError: for no row of ids of the vocabulary, or one too short.
     """
+    characters, words = (fitted("score", name, counts.get(name), optional(at_least(1))) for name in COUNTS)
     text = require_text("ids", ids, counts["vocab_size"])
     progress = counts.get("progress", False)
     if settings.stride is not None:
@@ -181,7 +193,7 @@ def score_text(ids: Any, reading: Reading, settings: Settings, begin: Callable[[
         rows = streams(text, reading.batch_size, reading.drop_remainder)
         expected = sum(len(row) - 1 for row in rows)
         total, tokens = add_up(segments(rows, settings.length), begin(), expected, progress)
-    return TextScore(float(total.sum()) / tokens, tokens, len(text), counts.get("characters"), counts.get("words"))
+    return TextScore(float(total.sum()) / tokens, tokens, len(text), characters, words)
 
 
 def score_rows(
