@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 from sides import (
-    CLOCKS,
     OLD_TENSORFLOW,
     PEER_PYTHON,
     PEERS,
@@ -31,6 +30,7 @@ from sides import (
     in_turn,
     keep,
     make_folder,
+    options,
     python_of,
     serve,
     summary,
@@ -257,14 +257,7 @@ def main() -> None:
     parser.add_argument("--dtype", default="float32", choices=tuple(APART), help="of weights and all that is computed")
     parser.add_argument("--batch", type=int, default=4, help="texts")
     parser.add_argument("--length", type=int, default=256, help="words of each")
-    parser.add_argument("--threads", type=int, default=2, help="of each side; one computes at a time")
-    parser.add_argument(
-        "--clock", choices=tuple(CLOCKS), default="wall", help="cpu: for a busy machine, with --threads 1"
-    )
-    parser.add_argument("--rounds", type=int, default=7, help="each side runs once in each")
-    parser.add_argument("--out", type=Path, help="a file for the medians and ratios, as JSON")
-    parser.add_argument("--worker", help=argparse.SUPPRESS)
-    given = parser.parse_args()
+    given = options(parser, rounds=7)
     if given.worker:
         work(given.worker)
     else:

@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 from sides import (
-    CLOCKS,
     OURS,
     PEER,
     PEER_PYTHON,
@@ -28,6 +27,7 @@ from sides import (
     in_turn,
     keep,
     make_folder,
+    options,
     python_of,
     serve,
     summary,
@@ -119,14 +119,7 @@ def main() -> None:
     parser.add_argument("--sides", nargs="+", default=OURS, choices=OURS, metavar="SIDE", help=f"of {OURS}")
     parser.add_argument("--tokens", type=int, default=200, help="words to add")
     parser.add_argument("--prompt", type=int, default=8, help="words to begin with")
-    parser.add_argument("--threads", type=int, default=2, help="of each side; one computes at a time")
-    parser.add_argument(
-        "--clock", choices=tuple(CLOCKS), default="wall", help="cpu: for a busy machine, with --threads 1"
-    )
-    parser.add_argument("--rounds", type=int, default=3, help="each side runs once in each")
-    parser.add_argument("--out", type=Path, help="a file for the medians and ratios, as JSON")
-    parser.add_argument("--worker", help=argparse.SUPPRESS)
-    given = parser.parse_args()
+    given = options(parser, rounds=3)
     if given.worker:
         serve(Torch if given.worker.endswith("torch") else Keras)
     else:

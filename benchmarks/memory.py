@@ -21,7 +21,6 @@ from typing import Any
 
 import numpy as np
 from sides import (
-    CLOCKS,
     OLD,
     OLD_TENSORFLOW,
     OURS,
@@ -32,6 +31,7 @@ from sides import (
     in_turn,
     keep,
     make_folder,
+    options,
     python_of,
     serve,
     summary,
@@ -301,14 +301,7 @@ def main() -> None:
     parser.add_argument("--sides", nargs="+", default=known, choices=known, metavar="SIDE", help=f"of {known}")
     parser.add_argument("--peer-python", default=PEER_PYTHON, help="with transformers 4.34.0, TensorFlow and PyTorch")
     parser.add_argument("--words", type=int, default=16, help="words that one run of `decode` writes")
-    parser.add_argument("--threads", type=int, default=2, help="of each side; one computes at a time")
-    parser.add_argument(
-        "--clock", choices=tuple(CLOCKS), default="wall", help="cpu: for a busy machine, with --threads 1"
-    )
-    parser.add_argument("--rounds", type=int, default=3, help="each side runs once in each")
-    parser.add_argument("--out", type=Path, help="a file for the medians and ratios, as JSON")
-    parser.add_argument("--worker", help=argparse.SUPPRESS)
-    given = parser.parse_args()
+    given = options(parser, rounds=3)
     if given.worker:
         serve(Floor if given.worker == "floor" else Torch if given.worker.endswith("torch") else Keras)
     else:

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sides import CLOCKS, OURS, KerasModels, Side, TorchModels, keep, make_folder, serve
+from sides import OURS, KerasModels, Side, TorchModels, keep, make_folder, options, serve
 
 PAPER = {800: 363, 1800: 773, 2800: 1409, 3800: 1874}
 # The authors' model of enwik8 with fewer layers, which all cost the same.
@@ -190,14 +190,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=2, help="of the model; all cost the same")
     parser.add_argument("--device", default="cpu", help="of PyTorch; Keras takes what it finds")
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of PyTorch; Keras computes in float32")
-    parser.add_argument("--threads", type=int, default=2, help="of the processor")
-    parser.add_argument(
-        "--clock", choices=tuple(CLOCKS), default="wall", help="cpu: for a busy machine, with --threads 1"
-    )
-    parser.add_argument("--rounds", type=int, default=3, help="each way runs once in each")
-    parser.add_argument("--out", type=Path, help="a file for the figures, as JSON")
-    parser.add_argument("--worker", help=argparse.SUPPRESS)
-    given = parser.parse_args()
+    given = options(parser, rounds=3)
     if given.worker:
         serve(Torch if given.worker.endswith("torch") else Keras)
     else:

@@ -1,5 +1,6 @@
 """What benchmarks share: processes that answer in turn, so that all are measured in one run, and their models."""
 
+import argparse
 import json
 import os
 import statistics
@@ -134,6 +135,18 @@ def write(name: str, found: Any) -> None:
     """Keep what was found as JSON beside the other results."""
     RESULTS.mkdir(parents=True, exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+def options(parser: argparse.ArgumentParser, rounds: int) -> argparse.Namespace:
+    """Add the options that all benchmarks of sides have, and return what the command line says."""
+    parser.add_argument("--threads", type=int, default=2, help="of each side; one computes at a time")
+    parser.add_argument(
+        "--clock", choices=tuple(CLOCKS), default="wall", help="cpu: for a busy machine, with --threads 1"
+    )
+    parser.add_argument("--rounds", type=int, default=rounds, help="each side runs once in each")
+    parser.add_argument("--out", type=Path, help="a file for what was found, as JSON")
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    return parser.parse_args()
 
 
 # --------------------------------------------------------------------------------------------------- models of sides

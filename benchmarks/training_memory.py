@@ -12,7 +12,7 @@ Memory is what Linux counts: the peak of the resident memory during a step (VmHW
 resident before it, when the weights were loaded and the libraries warm from a step on two words. Gradients are part of
 it; a second column leaves one of each weight out, for they exist at the end whoever computes them. These processes give
 back what they free at once (glibc's MALLOC_MMAP_THRESHOLD_), so that only what is held counts.
-Time is taken by turns in other processes, without that. Prints medians and the medians of our ratios over the rounds;
+Time is taken by turns in other processes, without that, unless `--rounds 0`. Prints medians and the medians of our ratios over the rounds;
 `--out` keeps them as JSON.
 """
 
@@ -25,7 +25,6 @@ from typing import Any
 
 import numpy as np
 from sides import (
-    CLOCKS,
     OURS,
     PEER,
     PEER_PYTHON,
@@ -35,6 +34,7 @@ from sides import (
     in_turn,
     keep,
     make_folder,
+    options,
     python_of,
     serve,
     summary,
@@ -209,14 +209,7 @@ def main() -> None:
     parser.add_argument("--words", type=int, help="of the vocabulary; 200,000 or 250,880 if not given")
     parser.add_argument("--batch", type=int, help="texts; 16 or 4 if not given")
     parser.add_argument("--length", type=int, help="words of each; 256 or 128 if not given")
-    parser.add_argument("--threads", type=int, default=2, help="of each side; one computes at a time")
-    parser.add_argument(
-        "--clock", choices=tuple(CLOCKS), default="wall", help="cpu: for a busy machine, with --threads 1"
-    )
-    parser.add_argument("--rounds", type=int, default=3, help="each side takes one step in each; 0 for memory alone")
-    parser.add_argument("--out", type=Path, help="a file for what was found, as JSON")
-    parser.add_argument("--worker", help=argparse.SUPPRESS)
-    given = parser.parse_args()
+    given = options(parser, rounds=3)
     if given.worker:
         serve(Torch if given.worker.endswith("torch") else Keras)
     else:
