@@ -12,8 +12,8 @@ Memory is what Linux counts: the peak of the resident memory during a step (VmHW
 resident before it, when the weights were loaded and the libraries warm from a step on two words. Gradients are part of
 it; a second column leaves one of each weight out, for they exist at the end whoever computes them. These processes give
 back what they free at once (glibc's MALLOC_MMAP_THRESHOLD_), so that only what is held counts.
-Time is taken by turns in other processes, without that, unless `--rounds 0`. Prints medians and the medians of our ratios over the rounds;
-`--out` keeps them as JSON.
+Time is taken by turns in other processes, without that; not at all with `--rounds 0`. Prints medians and the medians of
+our ratios over the rounds; `--out` keeps them as JSON.
 """
 
 import argparse
