@@ -84,7 +84,7 @@ def generate(
         [B R, T + new], the texts with what was added, R rows for each of the B.
 
     Raises:
-        ConfigError: for what is no language model, for options that are none, or have no effect beside others, and for
+        ConfigError: for what is no language model, for options that are none, or that beams have no use for, and for
             more words than a model of fixed length has positions for.
         ShapeError: for texts that cannot be read, and a model whose scores are no numbers.
     """

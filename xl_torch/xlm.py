@@ -11,6 +11,7 @@ from xl_torch.layers.adaptive import ProjectedAdaptiveLogSoftmax
 from xl_torch.layers.basic import FeedForward, layer_norm, linear
 from xl_torch.layers.cache import KeyValueCache
 from xl_torch.layers.plain_attention import Maybe, PlainAttention, kept_positions, source_of, visible_keys
+from xl_torch.layers.shared_table import one_gradient
 from xl_torch.layers.summary import AnswerScore, EndScores, SequenceSummary, StartScores, answer_loss, best_answers
 from xl_torch.layers.vocabulary import Embedding, WordScores
 from xl_torch.losses import classification_loss, entry_loss, span_loss
@@ -181,6 +182,7 @@ class XLMWithLMHeadModel(PrunableModel, Model):
         self.crit = ProjectedAdaptiveLogSoftmax(V, D, D, *clusters, plain=True) if config.asm else None
         self.finish()
 
+    @one_gradient
     def forward(
         self,
         input_ids: Maybe = None, attention_mask: Maybe = None, langs: Maybe = None, token_type_ids: Maybe = None,

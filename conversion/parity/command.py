@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -76,11 +77,12 @@ def _known(names: Any) -> str:
 
 def run(options: argparse.Namespace) -> int:
     """Do what the command line asks for; return its exit status."""
-    asked = _asked(options)
+    asked, began = _asked(options), time.monotonic()
     steps = sum(planned(pair[0].config, wanted, options.frameworks) for pair, wanted in asked)
     with Progress(steps) as progress:
         reports = _compared(asked, options, progress.advance)
     report = reports[0] if len(reports) == 1 else merged(reports)
+    report.seconds = time.monotonic() - began  # with several jobs less than those of all reports together
     given = {"path": options.path, "against": options.against, "all": options.all, "first": options.first}
     report.options = {**report.options, **{name: value for name, value in given.items() if value}}
     print(table(report))
@@ -172,10 +174,9 @@ def merged(reports: Sequence[Report]) -> Report:
     config = {report.subject: report.config for report in reports}
     versions = {name: version for report in reports for name, version in report.versions.items()}
     subject = f"{len(reports)} models: " + ", ".join(report.subject for report in reports)
-    whole = replace(first, subject=subject, config=config, versions=versions, checks=[], places=[], seconds=0.0)
+    whole = replace(first, subject=subject, config=config, versions=versions, checks=[], places=[])
     for report in reports:
         label = report.subject.rpartition(": ")[2]
         whole.checks += [replace(check, model=label) for check in report.checks]
         whole.places += [replace(place, case=f"{label}: {place.case}") for place in report.places]
-        whole.seconds += report.seconds
     return whole

@@ -4,11 +4,11 @@ import copy
 
 import pytest
 
-from tests.helpers import ROBERTA, TORCH, assert_close, inputs_for
+from tests.helpers import ROBERTA, TORCH, XLM, assert_close, inputs_for
 
 torch = pytest.importorskip("torch")
 
-MASKED, DECODER = ROBERTA["masked_lm"], ROBERTA["decoder_lm"]
+MASKED, DECODER, WORDS = ROBERTA["masked_lm"], ROBERTA["decoder_lm"], XLM["word_lm"]
 WHOLE = "aten::embedding_dense_backward"  # makes a second gradient as large as the table
 
 
@@ -35,7 +35,7 @@ def given(case, **keys):
     }
 
 
-@pytest.mark.parametrize("case", [MASKED, DECODER], ids=lambda case: case.head.name)
+@pytest.mark.parametrize("case", [MASKED, DECODER, WORDS], ids=lambda case: case.head.name)
 def test_the_gradient_of_both_uses_is_their_sum(case, monkeypatch):
     model, inputs = given(case)
     inputs["input_ids"][0, -2:] = model.config.pad_token_id  # learns from its scores only

@@ -1,6 +1,6 @@
 """One gradient for a table that embeds words and scores them: two would take twice its memory.
 
-In Keras the gradient of rows that are looked up is those rows alone, and there is nothing to save.
+Keras adds the rows that are looked up to the table's gradient by itself, in the framework's own way.
 """
 
 from collections.abc import Callable

@@ -66,7 +66,7 @@ class GenerationOptions:
     """What is asked of `generate`, whose documentation tells of each.
 
     Raises:
-        ConfigError: for values that are none, and for those that would have no effect beside others.
+        ConfigError: for values that are none, and for those that beams have no use for.
     """
 
     max_new_tokens: int
@@ -93,7 +93,7 @@ class GenerationOptions:
         default = 1.0 if self.do_sample else 0.0
         self.heat = default if self.temperature is None or self.do_sample is False else self.temperature
         ends = self.eos_token_id
-        self.ends: list[int] = [] if ends is None else list(ends) if isinstance(ends, list) else [ends]  # type: ignore[list-item]
+        self.ends = [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
         self._require_effect()
 
     def _require_effect(self) -> None:
