@@ -279,10 +279,9 @@ class Torch:
     @property
     def towers(self) -> Any:
         """The package of the models."""
-        torch = pytest.importorskip("torch")
+        pytest.importorskip("torch")
         import xl_torch
 
-        torch.set_num_threads(1)  # for models this small threads cost more than they give
         return xl_torch
 
     def model_class(self, case: Case) -> Any:

@@ -62,8 +62,7 @@ def forward(model: Model, inputs: dict[str, Any], case: str, job: Job, result: A
     """Compute outputs, and with labels the loss."""
     output = called(model, job)(**inputs, **wanted(model, job))
     result.add(f"outputs/{case}", output, take)
-    if any(name in inputs for name in model.head.targets):
-        rest = {name: value for name, value in inputs.items() if name not in model.head.targets}
+    if (rest := job.unlabelled(case, inputs, model.head.targets)) is not None:
         result.add(f"outputs/{case}/unlabelled", called(model, job)(**rest), take)
 
 
@@ -115,7 +114,7 @@ def train(model: Model, derivations: list[Derivation], job: Job, result: Answer)
 
 def tokens(model: Model, inputs: dict[str, Any], case: str, job: Job, result: Answer) -> None:
     """Continue the texts greedily."""
-    if "input_ids" in inputs and continues(model):
+    if job.brings_text(case) and continues(model):
         texts = generate(model, inputs["input_ids"], job.steps)
         result.add(f"tokens/{case}", {"tokens": texts}, take)
 

@@ -15,12 +15,15 @@ from xlcore.probe import Answer, Job, Recorder, require_device, serve
 
 VERSIONS = {"torch": torch.__version__}
 Derivation = Callable[[], tuple[Any, dict[str, Any]]]
+THREADS = torch.get_num_threads()
+SMALL = 2**20  # parameters of a model whose threads would wait for each other far longer than they compute
 
 
 def answer(job: Job) -> Answer:
     """Build the model, and do every task that the job names."""
     require_device(job.device, ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",))
     model = build(job)
+    torch.set_num_threads(1 if sum(value.numel() for value in model.parameters()) <= SMALL else THREADS)
     result = Answer(facts={"versions": VERSIONS})
     if "static" in job.tasks:
         result.facts["shapes"] = {name: list(value.shape) for name, value in model.canonical_parameters().items()}
@@ -61,8 +64,7 @@ def forward(model: Model, inputs: dict[str, Any], case: str, job: Job, result: A
     with torch.no_grad():
         output = called(model, job)(**inputs, **wanted(model, job))
         result.add(f"outputs/{case}", output, take)
-        if any(name in inputs for name in model.head.targets):
-            rest = {name: value for name, value in inputs.items() if name not in model.head.targets}
+        if (rest := job.unlabelled(case, inputs, model.head.targets)) is not None:
             result.add(f"outputs/{case}/unlabelled", called(model, job)(**rest), take)
 
 
@@ -112,7 +114,7 @@ def train(model: Model, derivations: list[Derivation], job: Job, result: Answer)
 
 def tokens(model: Model, inputs: dict[str, Any], case: str, job: Job, result: Answer) -> None:
     """Continue the texts greedily."""
-    if "input_ids" in inputs and continues(model):
+    if job.brings_text(case) and continues(model):
         texts = generate(model, inputs["input_ids"], job.steps)
         result.add(f"tokens/{case}", {"tokens": texts}, take)
 

@@ -64,6 +64,21 @@ class Job:
                 inputs[argument] = array
         return found
 
+    def brings_text(self, case: str) -> bool:
+        """Return whether a case has a text that no case before it has."""
+        texts = {name: inputs["input_ids"] for name, inputs in self.cases().items() if "input_ids" in inputs}
+        return case in texts and next(name for name in texts if np.array_equal(texts[name], texts[case])) == case
+
+    def unlabelled(self, case: str, inputs: Mapping[str, Any], targets: Collection[str]) -> dict[str, Any] | None:
+        """Return a case's inputs without its targets, if these are to be computed, too.
+
+        Compiled, the first case alone: compiling takes long.
+        """
+        wanted = self.mode == "eager" or case == next(iter(self.cases()))
+        if not wanted or not any(name in inputs for name in targets):
+            return None
+        return {name: value for name, value in inputs.items() if name not in targets}
+
     def _under(self, prefix: str) -> dict[str, Array]:
         return {name.removeprefix(prefix): array for name, array in self.arrays.items() if name.startswith(prefix)}
 
