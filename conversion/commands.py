@@ -33,13 +33,15 @@ what --to takes (which of them, depends on the family):
   hf-tf, hdf5         HuggingFace's TensorFlow file, tf_model.h5
   keras               weights of our Keras classes, model.weights.h5
   .keras              the same as an archive with the config in it, model.keras
-  tf1, torch-original what the authors' own code reads; torch-original-fused: fairseq's older layout
+  tf1, torch-original what the authors' own code reads; torch-original-fused: fairseq's older layout;
+                      torch-original --parts 2: fairseq's model-parallel files, model-model_part-0.pt and so on
   or the name of the file: model.safetensors, pytorch_model.bin, tf_model.h5, model.weights.h5, model.ckpt
 
 examples:
   xlbridge convert transfo-xl-original/model.ckpt my-model
   xlbridge convert my-model half --dtype bfloat16 --max-shard-size 2GB
   xlbridge convert my-model keras-weights --to keras
+  xlbridge convert xlm-roberta-xl for-fairseq --to torch-original --parts 2
   xlbridge convert my-model nowhere --dry-run
 
 Exit status: 0 converted, 2 an error.
@@ -89,6 +91,9 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--to", default="hf", metavar="WHAT", help="what to write, see below (default hf)")
     parser.add_argument("--dtype", metavar="DTYPE", help=f"{', '.join(DTYPES)}; default: as they are")
     parser.add_argument("--max-shard-size", default="5GB", metavar="SIZE", help="bytes a file, as 5GB (the default)")
+    parser.add_argument(
+        "--parts", type=int, default=1, metavar="N", help="model-parallel files of fairseq's XLM-RoBERTa-XL (default 1)"
+    )
     parser.add_argument("--dry-run", action="store_true", help="show the whole plan; write nothing")
     parser.add_argument(
         "--verify",
@@ -124,6 +129,7 @@ def run_convert(options: argparse.Namespace) -> int:
         to=options.to,
         dtype=options.dtype,
         max_shard_size=options.max_shard_size,
+        parts=options.parts,
         head=options.head,
         config=_keys(options.config),
     )

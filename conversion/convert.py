@@ -79,15 +79,14 @@ class Plan:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the whole plan as JSON can hold it."""
-        places, target = self.target.writer.places, self.target
+        target = self.target
         tensors = [
             {
                 "name": entry.name,
                 "shape": list(entry.shape),
                 "dtype": str(entry.dtype),
                 "from": list(target.parts[entry.name]),
-                "file": places[entry.name].file,
-                "offset": places[entry.name].offset,
+                **_placed(target, entry.name),
             }
             for entry in target.entries
         ]
@@ -154,6 +153,12 @@ class Plan:
         return found
 
 
+def _placed(target: Target, name: str) -> dict[str, Any]:
+    """Return where a tensor will lie, and where else, if the model comes in parts."""
+    first, *others = (vars(target.writer.places[key]) for key in target.writer.pieces(name))
+    return {**first, "parts": others} if others else {**first}
+
+
 def _room(entries: list[Entry], dtype: np.dtype[Any]) -> tuple[Tensor, dict[str, Tensor]]:
     """Return an array for tensors that lie one after the other along the first axis, and the part of it for each."""
     if len(entries) == 1:
@@ -179,6 +184,7 @@ def plan(
     to: str = "hf",
     dtype: str | None = None,
     max_shard_size: int | str = "5GB",
+    parts: int = 1,
     head: str | None = None,
     config: Config | Mapping[str, Any] | None = None,
 ) -> Plan:
@@ -190,6 +196,7 @@ def plan(
         to: what to write: `"hf"`, `"torch"`, `"keras"`, or another of the family's origins or formats (`aims_for`).
         dtype: what numbers become; None for: as they are.
         max_shard_size: bytes a file, in formats that come in several.
+        parts: into how many model-parallel parts fairseq's XLM-RoBERTa-XL is cut, each a file of its own.
         head: the model class, if it is to be another than the one that is found.
         config: a config to take as it is, or keys that win over what is found.
 
@@ -200,6 +207,8 @@ def plan(
     if dtype is not None and dtype not in DTYPES:
         known = ", ".join(DTYPES)
         raise FormatError(f"convert: dtype must be one of {known}, got {dtype!r}{did_you_mean(dtype, DTYPES)}")
+    if type(parts) is not int or parts < 1:
+        raise FormatError(f"convert: parts must be a positive number, got {parts!r}")
     opened = open_source(source, config=config, head=head)
     opened.origin.fits(opened.file, opened.config, str(folder_of(opened.path)))
     aim = aim_of(to, opened.config.model_type)
@@ -214,6 +223,7 @@ def plan(
         name=aim.name,
         read=opened.read,
         file=opened.file,
+        count=parts,
     )
     carried = [path for path in opened.carried if path.name not in target.side]
     watch = Watch([*opened.reader.files, *carried, *opened.renamed.values()])
@@ -221,9 +231,8 @@ def plan(
 
 
 def _mark(target: Target, carried: Sequence[Path], made: Mapping[str, bytes]) -> str:
-    places = target.writer.places
     tensors = [
-        (entry.name, entry.shape, str(entry.dtype), target.parts[entry.name], vars(places[entry.name]))
+        (entry.name, entry.shape, str(entry.dtype), target.parts[entry.name], _placed(target, entry.name))
         for entry in target.entries
     ]
     side = {name: content.decode() for name, content in target.side.items()}

@@ -104,7 +104,7 @@ def plan_lines(plan: Plan) -> Iterator[str]:
             list(each.shape),
             each.dtype,
             _listed(target.parts[each.name]) or "the config",
-            target.writer.places[each.name].file,
+            _listed(target.writer.places[key].file for key in target.writer.pieces(each.name)),
         )
         for each in target.entries
     ]

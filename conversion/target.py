@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from conversion.formats import FORMATS
+from conversion.formats import FORMATS, model_parts
 from conversion.formats.base import Entry, Tensor, Writer
 from xlcore.config import Config
 from xlcore.errors import ConfigError, did_you_mean
@@ -34,10 +34,11 @@ class Target:
         head: of the model.
         dtypes: what is written, or for each canonical name what is.
         format: the file format; the origin's usual one if not given.
-        max_bytes: the size beyond which a further file is begun; 0 for no limit.
+        max_bytes: the size beyond which a further file is begun; 0 for no limit. Authors' torch files come whole.
         name: the file, where it is not to be the origin's usual one.
         read: reads a parameter: with it, what the origin leaves out where it has one certain value is left out.
         file: reads a file of the tokenizer's that will lie beside, for origins that keep a vocabulary in their own.
+        count: into how many parts, each a file of its own, the model is cut: 1 for a whole one.
 
     Attributes:
         entries: the tensors of the files, in order.
@@ -61,11 +62,13 @@ class Target:
         name: str = "",
         read: Read | None = None,
         file: Callable[[str], bytes | None] = lambda name: None,
+        count: int = 1,
     ) -> None:
         self.origin = origin = _origin(origin, config)
         self.format = _format(origin, format)
-        self.config, self.head, self.max_bytes, self.name = config, head, max_bytes, name or origin.file
-        self._file = file
+        self.config, self.head, self.name = config, head, name or origin.file
+        self.max_bytes = 0 if self.format == "torch" and origin.file else max_bytes  # the authors' code opens one file
+        self._file, self._count = file, _count(origin, count)
         origin.check(config, head)
         weights = origin.weights(config, head)
         params, ties = _table(origin, config, head, self.format)
@@ -138,8 +141,13 @@ class Target:
     @cached_property
     def writer(self) -> Writer:
         """The plan of the files themselves."""
-        make = FORMATS[self.format].writer
         extras = self.origin.extras(self._written, self.head, self._file)
+        if self.origin.parted and self._count > 1:
+            extras = self.origin.parted(self._written, extras, self._count)
+            return model_parts.Writer(
+                self.entries, extras=extras, shared=self.shared, name=self.name, parts=self._count
+            )
+        make = FORMATS[self.format].writer
         return make(self.entries, max_bytes=self.max_bytes, extras=extras, shared=self.shared, name=self.name)
 
 
@@ -159,6 +167,13 @@ def _format(origin: Origin, format: str | None) -> str:
             f"Target: the format of {origin.name} must be one of {', '.join(origin.formats)}, got {format!r}"
         )
     return format or origin.formats[0]
+
+
+def _count(origin: Origin, count: int) -> int:
+    if count > 1 and not origin.parted:
+        known = ", ".join(f"{each.name} of {each.model_type}" for each in ORIGINS if each.parted)
+        raise ConfigError(f"{origin.name}: parts must be 1 there, got {count}; written in several is {known}")
+    return count
 
 
 def _table(origin: Origin, config: Config, head: Head, format: str) -> tuple[dict[str, Any], dict[str, str]]:

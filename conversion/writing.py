@@ -64,7 +64,7 @@ class Written:
     """What is known of a result that lies in its staging folder.
 
     Attributes:
-        sums: of each tensor, the checksum that its format wants.
+        sums: of each tensor, or each piece that it lies in, the checksum that its format wants.
         sha256: of each canonical tensor.
         roundings: what casting did to each canonical tensor.
         resumed: bytes that an earlier, killed run had written.
@@ -210,23 +210,28 @@ class _Hand:
 
     def wait(self) -> None:
         """Wait until the tensor is written that was put first, and have it noted."""
-        piece, record = self._running.popleft()
-        self._keeper.add(self._writer.places[piece.entry.name].file, piece.entry.nbytes, record.result())
+        piece, running = self._running.popleft()
+        record = running.result()
+        self._keeper.add([self._writer.places[key].file for key in record["sums"]], piece.entry.nbytes, record)
 
     def _write(self, name: str, made: Made) -> Record:
-        place, places = self._writer.places[name], self._free.pop()
+        places, pieces = self._free.pop(), self._writer.pieces(name)
         new = {each: array for each, array in made.canonical.items() if each not in self._hashed}
         self._hashed |= new.keys()
-        alike = [each for each, array in new.items() if _is_same(array, made.data)]
+        alike = [each for each, array in new.items() if len(pieces) == 1 and _is_same(array, made.data)]
         others = self._hashers.submit(lambda: {each: sha256(new[each]) for each in new if each not in alike})
-        total = _Total(self._writer.sum, self._advance, self._hashers if alike else None)
+        total = _Total(self._writer.sum, self._advance, made.data.nbytes, self._hashers if alike else None)
+        sums: dict[str, int] = {}
         try:
-            places.write(place.file, place.offset, made.data.nbytes, total.counted(blocks(made.data)))
+            for key, index in pieces.items():
+                place, data = self._writer.places[key], made.data[index]
+                places.write(place.file, place.offset, data.nbytes, total.counted(blocks(data)))
+                sums[key] = total.sum
         finally:
             self._free.append(places)
         digests = others.result() | dict.fromkeys(alike, total.sha256)
         roundings = {each: [found.largest, found.lost] for each, found in made.roundings.items()}
-        return {"tensor": name, "sum": total.sum, "sha256": digests, "roundings": roundings}
+        return {"tensor": name, "sums": sums, "sha256": digests, "roundings": roundings}
 
 
 def _is_same(one: Tensor, other: Tensor) -> bool:
@@ -236,10 +241,15 @@ def _is_same(one: Tensor, other: Tensor) -> bool:
 
 
 class _Total:
-    """Adds up what is wanted of a tensor's bytes while they are written, and says how far that is."""
+    """Adds up what is wanted of a tensor's bytes while they are written, and says how far that is.
 
-    def __init__(self, add: Callable[[Any, int], int] | None, advance: Advance, hasher: Executor | None) -> None:
-        self._add, self._advance, self._hasher, self.sum = add, advance, hasher, 0
+    What is written of a tensor beyond its size, in files that each have it whole, is no step forward.
+    """
+
+    def __init__(
+        self, add: Callable[[Any, int], int] | None, advance: Advance, size: int, hasher: Executor | None
+    ) -> None:
+        self._add, self._advance, self._left, self._hasher, self.sum = add, advance, size, hasher, 0
         self._digest = hashlib.sha256()
 
     @property
@@ -248,14 +258,17 @@ class _Total:
         return self._digest.hexdigest()
 
     def counted(self, found: Iterable[memoryview]) -> Iterator[memoryview]:
-        """Yield blocks, each hashed while it is written; it is counted when the next is asked for."""
+        """Yield the blocks of a piece, each hashed while it is written; it is counted when the next is asked for."""
+        self.sum = 0
         for block in found:
             hashed = self._hasher.submit(self._digest.update, block) if self._hasher else None
             self.sum = self._add(block, self.sum) if self._add else 0
             yield block
             if hashed:
                 hashed.result()
-            self._advance(len(block))
+            forward = min(len(block), self._left)
+            self._left -= forward
+            self._advance(forward)
 
 
 class _Keeper:
@@ -281,9 +294,9 @@ class _Keeper:
         finally:
             self._thread.shutdown()
 
-    def add(self, file: str, count: int, record: Record) -> None:
+    def add(self, files: Iterable[str], count: int, record: Record) -> None:
         """Note a tensor that is written."""
-        self._files.add(self._folder / file)
+        self._files |= {self._folder / file for file in files}
         self._records.append(record)
         self._waiting += count
         if self._waiting >= self._batch:
@@ -330,7 +343,7 @@ def flush(file: Path) -> None:
 def _gathered(records: Sequence[Record], resumed: int, left_behind: bool) -> Written:
     tensors = [record for record in records if "tensor" in record]
     return Written(
-        sums={record["tensor"]: record["sum"] for record in tensors},
+        sums={key: found for record in tensors for key, found in record["sums"].items()},
         sha256={name: digest for record in tensors for name, digest in record["sha256"].items()},
         roundings={name: Rounding(*pair) for record in tensors for name, pair in record["roundings"].items()},
         resumed=resumed,

@@ -88,6 +88,8 @@ class Origin:
         side: the JSON files that it wants beside the weights.
         extras: what it wants in the file itself beside tensors; it may read a tokenizer's
             files that go along, by name.
+        parted: what each part holds beside tensors where a model is written in so many parts, from the config and the
+            `extras` of a whole one; it raises ConfigError for one that cannot be. None: models come whole only.
         only_spared: `spared` tensors have no place in its files at all: another value than the implied one is refused.
         files: further files that it wants beside the weights; made as `extras` are.
         fits: holds the files of a tokenizer, read by name, against each other and the config; the path is for messages.
@@ -117,6 +119,7 @@ class Origin:
     constants: Callable[[Config, Head], Mapping[str, "np.ndarray[Any, Any]"]] = nothing
     side: Callable[[Config, Head], Mapping[str, Keys]] = nothing
     extras: Callable[[Config, Head, Callable[[str], bytes | None]], Keys] = lambda config, head, file: {}
+    parted: Callable[[Config, Keys, int], Keys] | None = None
     only_spared: bool = False
     files: Callable[[Config, Head, Callable[[str], bytes | None]], Mapping[str, bytes]] = lambda config, head, file: {}
     fits: Callable[[Callable[[str], bytes | None], Config, str], None] = lambda file, config, where: None

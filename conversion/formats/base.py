@@ -18,6 +18,7 @@ from conversion.reading import read_run
 from xlcore.errors import FormatError
 
 Tensor = np.ndarray[Any, Any]
+Index = tuple[Any, ...]
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ class Writer(ABC):
         name: the file to write, in place of the name that the format is known by; shards are called after it.
 
     Attributes:
-        places: for every entry, where its bytes go.
+        places: for every entry, where its bytes go; for one in several pieces where each does (`pieces`).
         files: every file that `begin` makes, in the folder.
         sum: a running checksum that the format wants of each tensor's bytes, `sum(bytes, before) -> after`, or None.
     """
@@ -125,13 +126,20 @@ class Writer(ABC):
         name: str = "",
     ) -> None: ...
 
+    def pieces(self, name: str) -> Mapping[str, Index]:
+        """Return what is written of an entry: by its key in `places` the index of each piece in the tensor.
+
+        All of it lies in one place, under its name, but where a model comes in parts.
+        """
+        return {name: (...,)}
+
     @abstractmethod
     def begin(self, folder: Path) -> None:
         """Make every file at its full size, with everything in it that is known before the data."""
 
     @abstractmethod
     def end(self, folder: Path, sums: Mapping[str, int]) -> None:
-        """Write what is known only after the data, given the checksum of each tensor; may be called twice."""
+        """Write what is known only after the data, given the checksum of each piece; may be called twice."""
 
 
 def refuse_shared(where: str, shared: Mapping[str, str] | None) -> None:

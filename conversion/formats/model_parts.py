@@ -1,29 +1,54 @@
-"""A model that fairseq trained in parts, each in a torch file of its own: joined while it is read.
+"""A model that fairseq trained in parts, each in a torch file of its own: joined while it is read, cut while written.
 
 Every part has all tensors by the same names: some cut along an axis, `xlcore.maps.fairseq.CUT` says which, the others
 whole and equal in all parts.
 """
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from conversion.formats import base, torch_files
-from conversion.formats.base import Entry, Tensor
+from conversion.formats import base, flat_shards, torch_files
+from conversion.formats.base import Entry, Index, Tensor
 from xlcore.errors import FormatError
-from xlcore.maps.fairseq import CUT
+from xlcore.maps.fairseq import axis_of
 
+_WHOLE = "model.pt"
 _NAME = re.compile(r"(.+?)(-model_part-|_part)(\d{1,4})(\.pt)")
+# What fairseq calls shards, those of a part, and what fairscale calls the run of parameters in one.
+_SHARD = re.compile(r"(.+?)(-shard)(\d{1,4})(\.pt)")
+_PARTED = re.compile(r".+-model_part-\d+-shard\d+\.pt")
+_FLAT = re.compile(r"(.+\.)?flat_param(_\d+)?")
 _HEADS = re.compile(r"(.+\.)?(lm_head|classification_heads\.[^.]+)\.dense\.(weight|bias)")
 _WIDTH = re.compile(r"(.+\.)?embed_tokens\.weight")
 
 
 def open_torch(path: Path) -> base.Reader:
-    """Open a torch file, shards with an index, or the parts of a model."""
+    """Open a torch file, shards with an index, the parts of a model, or the shards of one.
+
+    Raises:
+        FormatError: besides what readers raise, for shards that nothing tells how to join.
+    """
     files = parts_of(path)
-    return Reader(files) if len(files) > 1 else torch_files.Reader(path)
+    if len(files) > 1:
+        return Reader(files)
+    files = _numbered(path, _SHARD, "shards")
+    first = torch_files.Reader(files[0] if files else path)
+    if files and flat_shards.TOLD in first.extras and not _PARTED.fullmatch(files[0].name):
+        return flat_shards.Reader(files)
+    _refuse_shard(first, path)
+    return torch_files.Reader(path) if files else first
+
+
+def _refuse_shard(reader: base.Reader, path: Path) -> None:
+    """Raise FormatError for flat runs of numbers, of which nobody knows what they hold."""
+    if any(_FLAT.fullmatch(name) for name in reader) or _PARTED.fullmatch(reader.files[0].name):
+        what = "a model must be whole, in parts, or in shards that tell what they hold"
+        join = "join the shards by fairscale's consolidate_shard_weights"
+        raise FormatError(f"{path}: {what}, got a shard of fully sharded training (FSDP); {join}")
 
 
 def parts_of(path: Path) -> list[Path]:
@@ -32,12 +57,17 @@ def parts_of(path: Path) -> list[Path]:
     Raises:
         FormatError: if one is missing.
     """
-    folder, wanted = (path.parent, _NAME.fullmatch(path.name)) if path.is_file() else (path, None)
+    return _numbered(path, _NAME, "parts")
+
+
+def _numbered(path: Path, pattern: re.Pattern[str], what: str) -> list[Path]:
+    """Return the numbered files of one model, if a path is one of them, or a folder with them and no others."""
+    folder, wanted = (path.parent, pattern.fullmatch(path.name)) if path.is_file() else (path, None)
     if path.is_file() and not wanted:
         return []
     found: dict[tuple[str, ...], dict[int, Path]] = {}
     for file in sorted(folder.iterdir()) if folder.is_dir() else ():
-        if (match := _NAME.fullmatch(file.name)) and file.is_file():
+        if (match := pattern.fullmatch(file.name)) and file.is_file():
             found.setdefault(match.group(1, 2, 4), {})[int(match[3])] = file
     groups = [found[wanted.group(1, 2, 4)]] if wanted else list(found.values())
     if len(groups) != 1 or (not wanted and _others(folder, groups[0].values())):
@@ -45,7 +75,7 @@ def parts_of(path: Path) -> list[Path]:
     numbers = sorted(groups[0])
     if numbers != list(range(len(numbers))):
         told = ", ".join(map(str, numbers))
-        raise FormatError(f"{path}: parts of a model must be numbered from 0 without a gap, got {told}")
+        raise FormatError(f"{path}: {what} of a model must be numbered from 0 without a gap, got {told}")
     return [groups[0][number] for number in numbers]
 
 
@@ -89,7 +119,7 @@ class Reader(base.Reader):
 
     def _axis_of(self, name: str) -> int | None:
         """Return the axis along which a tensor is cut; a head's first map may be whole."""
-        axis = next((axis for pattern, axis in CUT.items() if re.fullmatch(pattern, name)), None)
+        axis = axis_of(name)
         shapes = [part[name].shape for part in self._parts]
         if axis is None or any(len(shape) <= axis for shape in shapes):
             return None
@@ -135,3 +165,79 @@ class Reader(base.Reader):
             if not np.array_equal(found, part.read(name), equal_nan=found.dtype.kind == "f"):
                 raise FormatError(f"{part.files[0]}: {name!r} must be that of the first part, got other numbers")
         return found
+
+
+# ------------------------------------------------------------------------------------------------------- writing
+
+
+class Writer(base.Writer):
+    """The plan of a model in parts; see `base.Writer`.
+
+    Args:
+        entries: the tensors of the whole model.
+        max_bytes: passed over: a part is one file.
+        extras: what each part holds beside its tensors.
+        shared: further names for some of the entries, in each part.
+        name: what the whole model's file would be called; parts are called after it.
+        parts: how many.
+
+    Raises:
+        FormatError: for a tensor that cannot be cut into so many equal parts, or that torch has not.
+    """
+
+    def __init__(
+        self,
+        entries: Sequence[Entry],
+        *,
+        max_bytes: int = 0,
+        extras: Mapping[str, Any] | None = None,
+        shared: Mapping[str, str] | None = None,
+        name: str = "",
+        parts: int = 2,
+    ) -> None:
+        stem, _, suffix = (name or _WHOLE).rpartition(".")
+        self.files = tuple(f"{stem}-model_part-{number}.{suffix}" for number in range(parts))
+        dealt = [_dealt(entry, parts) for entry in entries]
+        self._indices = {entry.name: indices for entry, (_, indices) in zip(entries, dealt, strict=True)}
+        each = [part for part, _ in dealt]
+        self._parts = [torch_files.Writer(each, extras=extras, shared=shared, name=file) for file in self.files]
+        self.sum = self._parts[0].sum
+        self.places = {
+            _key(tensor, number): place
+            for number, part in enumerate(self._parts)
+            for tensor, place in part.places.items()
+        }
+
+    def pieces(self, name: str) -> Mapping[str, Index]:
+        """Return the index of what each part has of a tensor, by its key in `places`."""
+        return {_key(name, number): index for number, index in enumerate(self._indices[name])}
+
+    def begin(self, folder: Path) -> None:
+        """Make the files, with everything but the tensors and their checksums."""
+        for part in self._parts:
+            part.begin(folder)
+
+    def end(self, folder: Path, sums: Mapping[str, int]) -> None:
+        """Write the checksums of the pieces into the parts."""
+        for number, part in enumerate(self._parts):
+            part.end(folder, {name: sums[_key(name, number)] for name in self._indices})
+
+
+def _dealt(entry: Entry, count: int) -> tuple[Entry, list[Index]]:
+    """Return a tensor as each of so many parts has it, and where in the whole that lies for each."""
+    axis = axis_of(entry.name)
+    if axis is None or len(entry.shape) <= axis:
+        return entry, [(...,)] * count
+    size, rest = divmod(entry.shape[axis], count)
+    if rest:
+        what = f"{entry.name!r} must have a multiple of {count} numbers along axis {axis} to be cut into {count} parts"
+        raise FormatError(f"torch: {what}, got {list(entry.shape)}; choose another number of parts")
+    shape = (*entry.shape[:axis], size, *entry.shape[axis + 1 :])
+    before = (slice(None),) * axis
+    indices: list[Index] = [(*before, slice(number * size, (number + 1) * size)) for number in range(count)]
+    return Entry(entry.name, shape, entry.dtype), indices
+
+
+def _key(name: str, number: int) -> str:
+    """Return the key of a part's piece of a tensor; the first goes by the tensor's name."""
+    return f"{name} in part {number}" if number else name

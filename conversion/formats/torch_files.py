@@ -80,6 +80,14 @@ class Reader(base.Reader):
         array = _read(file, leaf.start, leaf.shape, leaf.strides, leaf.dtype)
         return array.byteswap() if leaf.big else array
 
+    def read_run(self, name: str, start: int, count: int) -> Tensor:
+        """Read some numbers of a tensor of one axis."""
+        file, leaf = self._tensors[name]
+        if isinstance(leaf, np.ndarray):
+            return np.array(leaf[start : start + count])
+        array = _read(file, leaf.start + start * leaf.strides[0], (count,), leaf.strides, leaf.dtype)
+        return array.byteswap() if leaf.big else array
+
 
 def _entry(name: str, leaf: Leaf) -> Entry:
     return Entry(name, tuple(leaf.shape), leaf.dtype.newbyteorder("=") if leaf.dtype.byteorder == ">" else leaf.dtype)

@@ -1,14 +1,25 @@
-"""A model that fairseq trained in parts: joined while it is read, tensor by tensor."""
+"""A model that fairseq trained in parts: joined while it is read, cut while it is written, tensor by tensor."""
 
+import os
 import re
+import tempfile
+from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import pytest
 from filled import assert_holds, entries_of, fill
 from fuzz import damaged, survive
+from hypothesis import given, settings
+from hypothesis import strategies as draw
 
-from conversion.formats import find_format, open_reader
+from conversion import writing
+from conversion.formats import find_format, model_parts, open_reader
+from conversion.formats.base import Entry
 from conversion.formats.torch_files import HERE, Writer
+from conversion.places import Places
+from conversion.staging import staged
+from conversion.writing import Made, Piece
 from xlcore import FormatError
 from xlcore.maps.fairseq import CUT
 
@@ -162,6 +173,9 @@ def test_tensors_without_axes_are_an_error_of_their_own(tmp_path):
         reader.read(f"{BODY}.embed_tokens.weight")
 
 
+# ---------------------------------------------------------------------------------------------------------- damage
+
+
 def test_damaged_parts_raise_format_errors_only(tmp_path):
     write(tmp_path, 2)
     first, second = (tmp_path / f"model-model_part-{number}.pt" for number in range(2))
@@ -173,3 +187,105 @@ def test_damaged_parts_raise_format_errors_only(tmp_path):
         (folders[-1] / second.name).write_bytes(content)
     told = survive("conversion.formats.model_parts:open_torch", folders, tmp_path)
     assert 5 < told.count("read") < 115
+
+
+# ------------------------------------------------------------------------------------------------------- writing
+
+
+def put(destination, arrays, count, *, stop="", **keys):
+    """Write a model in parts, by the engine; stopped before a tensor as a kill would, if one is named."""
+
+    def make(name):
+        if name == stop:
+            raise KeyboardInterrupt
+        return Made(arrays[name], {f"our {name}": arrays[name]})
+
+    extras = {"args": {"model_parallel_size": count}, "model": HERE}
+    writer = model_parts.Writer(entries_of(arrays), extras=extras, shared=TIE, parts=count)
+    pieces = [Piece(entry, lambda name=entry.name: make(name)) for entry in entries_of(arrays)]
+    with staged(destination) as staging:
+        written = writing.write(staging, writer, pieces, "mark", **keys)
+        staging.finish()
+    return written
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_parts_that_are_written_read_as_the_whole(tmp_path, count):
+    counted = []
+    written = put(tmp_path / "out", ARRAYS, count, advance=counted.append)
+    names = [f"model-model_part-{number}.pt" for number in range(count)]
+    assert sorted(contents(tmp_path / "out")) == names
+    reader = open_reader(tmp_path / "out")
+    assert_holds(reader, JOINED)
+    assert reader.shared == TIE
+    assert reader.extras["args"] == {"model_parallel_size": count}
+    assert sum(counted) == sum(array.nbytes for array in ARRAYS.values())  # what is in all parts counts once
+    whole = put(tmp_path / "x", {name: array.T.copy().T for name, array in ARRAYS.items()}, count)
+    assert whole.sha256 == written.sha256
+    assert contents(tmp_path / "x") == contents(tmp_path / "out")  # however arrays lie in memory
+
+
+def test_each_part_is_what_torch_reads(tmp_path):
+    torch = pytest.importorskip("torch")
+    put(tmp_path / "out", ARRAYS, 4)
+    for number in range(4):
+        held = torch.load(tmp_path / "out" / f"model-model_part-{number}.pt", weights_only=True)
+        for name, array in ARRAYS.items():
+            assert np.array_equal(held["model"][name].numpy(), part_of(name, array, number, 4)), name
+        tied = [held["model"][name].data_ptr() for pair in TIE.items() for name in pair]
+        assert tied[0] == tied[1]
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    count=draw.integers(2, 5),
+    sizes=draw.lists(draw.integers(0, 3), min_size=3, max_size=3),
+    dtype=draw.sampled_from(["float32", "float16", ml_dtypes.bfloat16]),
+    seed=draw.integers(0, 99),
+)
+def test_whatever_the_sizes_a_model_comes_back(count, sizes, dtype, seed):
+    sizes = {D: (1 + sizes[0]) * count, F: sizes[1] * count, V: sizes[2] * count}
+    rng = np.random.default_rng(seed)
+    shapes = {name: tuple(sizes.get(size, size) for size in shape) for name, shape in SHAPES.items()}
+    arrays = {name: rng.standard_normal(shape).astype(dtype) for name, shape in shapes.items()}
+    with tempfile.TemporaryDirectory() as folder:
+        put(Path(folder) / "out", arrays, count)
+        assert_holds(open_reader(Path(folder) / "out"), arrays | {name: arrays[first] for name, first in TIE.items()})
+
+
+@pytest.mark.parametrize("stop", [f"{BODY}.embed_positions.weight", f"{LAYER}.fc2.weight", "encoder.lm_head.bias"])
+def test_stopped_anywhere_it_goes_on_to_the_same_files(tmp_path, stop):
+    put(tmp_path / "whole", ARRAYS, 2)
+    with pytest.raises(KeyboardInterrupt):
+        put(tmp_path / "out", ARRAYS, 2, stop=stop, batch=0)
+    assert not (tmp_path / "out").exists()
+    assert put(tmp_path / "out", ARRAYS, 2).resumed
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_a_part_that_cannot_be_written_leaves_nothing(tmp_path, monkeypatch):
+    usual = Places.write
+
+    def write(self, name, *rest):
+        if name.endswith("-1.pt"):
+            raise OSError(28, "No space left on device")
+        usual(self, name, *rest)
+
+    monkeypatch.setattr(Places, "write", write)
+    with pytest.raises(FormatError, match=r"out: the disk must have room for .*; nothing was written$"):
+        put(tmp_path / "out", ARRAYS, 2)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "axis"),
+    [(f"{LAYER}.fc2.weight", (8, 11), 1), (f"{LAYER}.fc1.bias", (7,), 0), (f"{BODY}.embed_tokens.weight", (9, 8), 0)],
+)
+def test_what_cannot_be_cut_evenly_is_named(name, shape, axis):
+    what = rf"torch: '{name}' must have a multiple of 2 numbers along axis {axis} to be cut into 2 parts"
+    with pytest.raises(FormatError, match=rf"^{what}, got {re.escape(str(list(shape)))}; choose another number of"):
+        model_parts.Writer([Entry(name, shape, np.dtype("float32"))], parts=2)

@@ -3,7 +3,12 @@
 import argparse
 import json
 import os
+import re
 import shutil
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -11,12 +16,16 @@ import pytest
 from helpers import KERAS, TORCH
 from safetensors.numpy import load_file, save_file
 
+from conversion import checkpoint, cli
 from conversion.convert import convert, plan
 from conversion.diff import diff
 from conversion.formats import open_reader
 from conversion.source import open_source
+from conversion.target import Target
 from tests.conversion.converted import converted, loaded
 from tests.conversion.models import HF_FILES, ORIGINAL
+from tests.conversion.test_convert import PEAK, ROOT
+from xlcore import FAMILIES, XLError
 from xlcore.errors import ConfigError, TokenizerError, WeightError
 from xlcore.maps.fairseq import CUT
 from xlcore.tokenizers import XLMRobertaTokenizer
@@ -306,8 +315,6 @@ def test_nothing_in_an_original_runs(held, tmp_path):
 
 
 def test_a_model_in_parts_converts_and_is_the_same(held, tmp_path):
-    import re
-
     import torch
 
     state = {name: tensor for name, tensor in held["model"].items() if name != "encoder.lm_head.weight"}
@@ -330,6 +337,152 @@ def test_a_model_in_parts_converts_and_is_the_same(held, tmp_path):
     for name in whole.entries:
         assert np.array_equal(joined.read(name)[: len(whole.read(name))], whole.read(name)), name
     assert joined.config == whole.config.copy(vocab_size=1410, torch_dtype="float32", architectures=[MASKED])
+
+
+HEADS = {head.name: head for head in FAMILIES["xlm-roberta-xl"].heads}
+WIDE = {
+    "vocab_size": 64, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 24,
+    "max_position_embeddings": 10, "ffn_output_dropout": 0.1, "classifier_dropout": 0.0,
+}  # fmt: skip
+
+
+def drawn(folder, head=MASKED, dtype="float32", **keys):
+    """Save a small random model whose sizes two and four divide; its kinds of segments are none."""
+    family = FAMILIES["xlm-roberta-xl"]
+    config, rng = family.config(**WIDE | keys), np.random.default_rng(0)
+    params = family.params(config, HEADS[head])
+    arrays = {name: rng.standard_normal(param.shape).astype(dtype) for name, param in params.items()}
+    arrays["embedding_of_types.weight"][:] = 0
+    read = {name: lambda array=array: array for name, array in arrays.items()}
+    checkpoint.save(folder, config, HEADS[head], read, {name: array.dtype for name, array in arrays.items()})
+    return folder
+
+
+@pytest.mark.parametrize(("head", "dtype"), [(MASKED, "float32"), (CLASSIFIER, "bfloat16")])
+@pytest.mark.parametrize("parts", [2, 4])
+def test_written_in_parts_it_comes_back_bit_by_bit(head, dtype, parts, tmp_path):
+    report = convert(plan(drawn(tmp_path / "ours", head, dtype), tmp_path / "parts", to="torch-original", parts=parts))
+    assert report.verified
+    names = [f"model-model_part-{number}.pt" for number in range(parts)]
+    assert sorted(path.name for path in (tmp_path / "parts").glob("*.pt")) == names
+    assert convert(plan(tmp_path / "ours", tmp_path / "parts", to="torch-original", parts=parts)).stood
+    (tmp_path / "parts" / "config.json").unlink()  # the files alone tell their config
+    convert(plan(tmp_path / "parts", tmp_path / "back"))
+    one, other = (tmp_path / each / "model.safetensors" for each in ("ours", "back"))
+    assert one.read_bytes() == other.read_bytes()
+    assert diff(open_source(tmp_path / "ours"), open_source(tmp_path / "parts")).config.keys() <= {"finetuning_task"}
+
+
+def test_each_part_holds_what_fairseq_asks_for(tmp_path):
+    torch = pytest.importorskip("torch")
+    drawn(tmp_path / "ours")
+    for name, keys in (("one", {}), ("two", {"parts": 2})):
+        convert(plan(tmp_path / "ours", tmp_path / name, to="torch-original", **keys))
+    whole = torch.load(tmp_path / "one" / "model.pt", weights_only=False)
+    for number in range(2):
+        part = torch.load(tmp_path / "two" / f"model-model_part-{number}.pt", weights_only=False)
+        for name, tensor in whole["model"].items():
+            axis = next((axis for rule, axis in CUT.items() if re.fullmatch(rule, name)), None)
+            wanted = tensor if axis is None else tensor.chunk(2, axis)[number]
+            assert torch.equal(part["model"][name], wanted), name
+        assert part.keys() == whole.keys()
+        own = {"arch": "model_parallel_roberta", "model_parallel_size": 2, "no_final_layer_norm": False}
+        assert vars(part["args"]) == vars(whole["args"]) | own
+        assert {key: part[key] for key in part.keys() - {"args", "model"}} == {
+            key: whole[key] for key in whole.keys() - {"args", "model"}
+        }
+
+
+def test_the_command_writes_parts_and_tells_them(tmp_path, capsys):
+    command = [
+        "convert",
+        str(drawn(tmp_path / "ours")),
+        str(tmp_path / "out"),
+        "--to",
+        "torch-original",
+        "--parts",
+        "2",
+    ]
+    assert cli.main([*command, "--dry-run"]) == 0
+    assert "model-model_part-0.pt, model-model_part-1.pt" in capsys.readouterr().out
+    assert cli.main([*command, "--dry-run", "--json"]) == 0
+    known = json.loads(capsys.readouterr().out)["result"]
+    assert all(each["file"] == "model-model_part-0.pt" for each in known["tensors"])
+    assert [part["file"] for each in known["tensors"] for part in each["parts"]] == ["model-model_part-1.pt"] * len(
+        known["tensors"]
+    )
+    assert not (tmp_path / "out").exists()
+    assert cli.main(command) == 0
+    assert cli.main([*command[:-1], "4"]) == 2  # what stands there is another result
+    assert "must not exist yet" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("keys", "options", "got"),
+    [
+        ({}, {"parts": 0}, r"convert: parts must be a positive number, got 0"),
+        ({}, {"parts": "2"}, r"convert: parts must be a positive number, got '2'"),
+        (
+            {},
+            {"to": "hf", "parts": 2},
+            r"hf: parts must be 1 there, got 2; written in several is torch-original of xlm-r",
+        ),
+        ({}, {"to": "torch-original-fused", "parts": 2}, r"torch-original-fused: parts must be 1 there, got 2; "),
+        (
+            {},
+            {"parts": 8},
+            r"torch-original in parts: num_attention_heads must be .* of parts, 8, got 4; choose another",
+        ),
+        (
+            {"vocab_size": 50},
+            {"parts": 2},
+            r"torch-original in parts: vocab_size must be a multiple of 16, 8 for each of 2 parts, got 50; "
+            r"resize_token_embeddings\(64\) makes it one$",
+        ),
+        (
+            {"tie_word_embeddings": False},
+            {"parts": 2},
+            r"torch-original in parts: tie_word_embeddings must be True there",
+        ),
+        (
+            {"intermediate_size": 22},
+            {"parts": 4},
+            r"torch: 'encoder\.sentence_encoder\.layers\.0\.fc1\.weight' must have a multiple of 4 numbers along ",
+        ),
+    ],
+)
+def test_what_cannot_be_written_in_parts_is_refused(keys, options, got, tmp_path):
+    with pytest.raises(XLError, match=f"^{got}"):
+        plan(drawn(tmp_path / "ours", **keys), tmp_path / "out", **{"to": "torch-original"} | options)
+
+
+def test_memory_for_parts_is_bounded_whatever_the_size_of_the_model(tmp_path):
+    if not Path("/proc/self/status").exists():
+        pytest.skip("the system does not tell")
+    keys = {"vocab_size": 2048, "hidden_size": 1024, "num_hidden_layers": 9, "intermediate_size": 4096}
+    config = FAMILIES["xlm-roberta-xl"].config(**WIDE | keys)
+    target = Target("hf", config, HEADS[MASKED], np.dtype("float32"))
+    (tmp_path / "ours").mkdir()
+    target.writer.begin(tmp_path / "ours")  # with holes in place of tensors
+    (tmp_path / "ours" / "config.json").write_bytes(target.side["config.json"])
+    most = 300e6 + 2 * max(entry.nbytes for entry in target.entries)
+    assert sum(entry.nbytes for entry in target.entries) > 1.3 * most
+    command = [sys.executable, "-c", textwrap.dedent(PEAK), "convert", tmp_path / "ours", tmp_path / "out"]
+    done = subprocess.run(
+        [*command, "--to", "torch-original", "--parts", "4"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert int(done.stdout.splitlines()[-1]) * 1024 < most
+
+
+def test_one_part_is_the_one_file_whatever_its_size(tmp_path):
+    """The authors' code knows no shards with an index."""
+    planned = plan(converted(WORDS), tmp_path / "out", to="torch-original", max_shard_size="100KB", parts=1)
+    assert planned.size > 200_000
+    assert [name for name in planned.files if name.startswith("model")] == ["model.pt"]
 
 
 # ------------------------------------------------------------------------------------------------------ there, back
@@ -378,7 +531,6 @@ def test_whatever_it_is_written_as_it_comes_back(to, tmp_path):
     ],
 )
 def test_what_fairseq_has_no_class_for_is_refused(keys, head, got):
-    from conversion.target import Target
     from xlcore.families import find_head_by_name
     from xlcore.families.xlm_roberta_xl import XLMRobertaXLConfig
 

@@ -1,7 +1,11 @@
 """What the parameters of XLM-RoBERTa-XL are called in fairseq, by its authors, and how parts of a model are split."""
 
 import re
+from typing import Any
 
+from xlcore.errors import ConfigError
+from xlcore.inert import placeholder
+from xlcore.origin import Keys, require
 from xlcore.weightmap import Row, WeightMap, or_else, same, stacked
 
 _BODY = "encoder.sentence_encoder"
@@ -64,3 +68,29 @@ CUT: dict[str, int] = {
     r"(.+\.)?lm_head\.dense\.(weight|bias)": 0,
     r"(.+\.)?classification_heads\.[^.]+\.dense\.(weight|bias)": 0,
 }
+# The vocabulary is filled up to a multiple of so many words a part.
+_WORDS = 8
+
+
+def axis_of(name: str) -> int | None:
+    """Return the axis along which a tensor is cut; none for one that every part has whole."""
+    return next((axis for pattern, axis in CUT.items() if re.fullmatch(pattern, name)), None)
+
+
+def in_parts(config: Any, extras: Keys, count: int) -> dict[str, Any]:
+    """Return what each of so many parts of a model holds beside its tensors, given what a whole one does.
+
+    Raises:
+        ConfigError: for a model that fairseq cannot run in so many parts.
+    """
+    where = "torch-original in parts"
+    require(where, config, tie_word_embeddings=True)
+    if config.num_attention_heads % count:
+        what = f"num_attention_heads must be a multiple of the number of parts, {count}"
+        raise ConfigError(f"{where}: {what}, got {config.num_attention_heads}; choose another number")
+    if config.vocab_size % (unit := _WORDS * count):
+        what = f"vocab_size must be a multiple of {unit}, {_WORDS} for each of {count} parts, got {config.vocab_size}"
+        more = config.vocab_size + -config.vocab_size % unit
+        raise ConfigError(f"{where}: {what}; resize_token_embeddings({more}) makes it one")
+    own = {"arch": "model_parallel_roberta", "model_parallel_size": count, "no_final_layer_norm": False}
+    return {**extras, "args": placeholder("argparse", "Namespace", extras["args"].attributes | own)}

@@ -11,7 +11,7 @@ from xlcore.errors import ConfigError
 from xlcore.families.xlm_roberta_xl import RELEASED, XLMRobertaXLConfig, ties
 from xlcore.heads import Head
 from xlcore.inert import HERE, Placeholder, placeholder
-from xlcore.maps.fairseq import VERSION, fairseq, fused
+from xlcore.maps.fairseq import VERSION, fairseq, fused, in_parts
 from xlcore.maps.spelling import keras_paths, unwrapped, without_model
 from xlcore.maps.xlm_roberta_xl import HF, HF_TF, hf, plain_hf, written_hf
 from xlcore.origin import Derived, Keys, Origin, Seen, canonical_shapes, numbered, require, settle
@@ -352,6 +352,7 @@ ORIGINS = (
         "torch-original", "xlm-roberta-xl", ("torch",), fairseq("sentence_classification_head"),
         lambda config, head: fairseq(_of(config)),
         recognise=_is_fairseq,
+        parted=in_parts,
         **_FAIRSEQ,
     ),
     Origin(
