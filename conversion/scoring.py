@@ -20,6 +20,7 @@ from xlcore import TransfoXLTokenizer, XLMRobertaTokenizer, XLMTokenizer, XLNetT
 from xlcore.config import Config, read_json_object
 from xlcore.errors import ConfigError, FormatError, XLError
 from xlcore.families import FAMILIES
+from xlcore.tasks.language_modeling import language_of
 from xlcore.tasks.scoring import Array, Reading, ScoringJob
 
 TOKENIZERS: dict[str, Any] = {
@@ -72,6 +73,7 @@ def add_to(commands: Any) -> None:
     how.add_argument("--window", action="store_true", help="windows of --tgt-len without memory, each --stride on")
     how.add_argument("--stride", type=int, metavar="N", help="how far; default 1, half a window for models of windows")
     how.add_argument("--drop-remainder", action="store_true", help="leave out what fills no stream, as the authors do")
+    how.add_argument("--lang", metavar="LANG", help="XLM: number or name of the language; by its name it is split, too")
     how.add_argument("--sentences", action="store_true", help="score each line by itself; empty lines are no sentences")
     words = parser.add_argument_group("how the text is split")
     words.add_argument("--lines", action="store_true", help="end each line with the token for it, as corpora are read")
@@ -95,16 +97,19 @@ def run(options: argparse.Namespace) -> int:
     """Score a text, or sentences; return the exit status."""
     path = str(fetched(options.model) if is_reference(options.model) else options.model)
     reading = {name: getattr(options, name) for name in Reading.__dataclass_fields__}
+    reading["lang"] = None  # what it is called, the tokenizer knows
     Reading(**reading)  # refuses what makes no sense before a framework is started
     changed = _changed(options.config)
     config = read_config(path, **changed)
     text = _text(options.text)
     tokenizer = _tokenizer(path, config, options.whitespace)
-    texts, counted = [_ids(tokenizer, text, options.lines)], {"characters": len(text), "words": len(text.split())}
+    reading["lang"], split = _language(config, tokenizer, options.lang)
+    texts = [_ids(tokenizer, text, options.lines, split)]
+    counted = {"characters": len(text), "words": len(text.split())}
     counts = {name: count for name, count in counted.items() if count}  # of empty lines nothing can be told by the word
     if options.sentences:
         lines = [line for line in _lines(text) if line.strip()]
-        texts = [_ids(tokenizer, line, options.lines) for line in lines]
+        texts = [_ids(tokenizer, line, options.lines, split) for line in lines]
         reading = {name: reading[name] for name in _of_sentences(reading)}
     head = next(head.name for head in FAMILIES[config.model_type].heads if head.kind in KINDS)
     place = (options.dtype, options.device.partition(":")[0])
@@ -131,7 +136,7 @@ def _of_sentences(reading: Mapping[str, Any]) -> tuple[str, ...]:
     for name in ("window", "stride", "drop_remainder"):
         if reading[name]:
             raise ConfigError(f"score: {name} must be given for a text, not for sentences, got {reading[name]}")
-    return "batch_size", "tgt_len", "mem_len", "clamp_len", "same_length"
+    return "batch_size", "tgt_len", "mem_len", "clamp_len", "same_length", "lang"
 
 
 def _text(path: str) -> str:
@@ -156,15 +161,28 @@ def _tokenizer(path: str, config: Config, whitespace: bool) -> Any:
     return TOKENIZERS[config.model_type].from_pretrained(folder, **({"whitespace": True} if whitespace else {}))
 
 
-def _ids(tokenizer: Any, text: str, lines: bool) -> Array:
+def _language(config: Config, tokenizer: Any, lang: str | None) -> tuple[int | None, dict[str, str]]:
+    """Return the number of a language, and what the tokenizer is told to split by its rules: only by a name."""
+    if lang is None:
+        return None, {}
+    names: Mapping[str, int] = getattr(tokenizer, "lang2id", None) or {}
+    number = int(lang) if lang.isdecimal() else names.get(lang)
+    if number is None and getattr(config, "has_languages", False):
+        known = f" or one of {', '.join(names)}" if names else ", for the tokenizer knows no names"
+        raise ConfigError(f"score: lang must be a number{known}, got {lang}")
+    language_of("score", config, lang if number is None else number)
+    return number, {} if lang.isdecimal() else {"lang": lang}
+
+
+def _ids(tokenizer: Any, text: str, lines: bool, split: Mapping[str, str]) -> Array:
     """Return the ids of a text; with `lines` each line is split by itself, and ends with the token for that."""
     if not lines:
-        return np.array(tokenizer.convert_tokens_to_ids(tokenizer.tokenize(text)), "int64")
+        return np.array(tokenizer.convert_tokens_to_ids(tokenizer.tokenize(text, **split)), "int64")
     end = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.sep_token_id
     if end is None:
         raise ConfigError("score: lines must end with a token that the tokenizer has, got one without eos_token")
-    split = (tokenizer.convert_tokens_to_ids(tokenizer.tokenize(line)) for line in _lines(text))
-    return np.array([index for line in split for index in (*line, end)], "int64")
+    rows = (tokenizer.convert_tokens_to_ids(tokenizer.tokenize(line, **split)) for line in _lines(text))
+    return np.array([index for line in rows for index in (*line, end)], "int64")
 
 
 def _asked(job: ScoringJob, framework: str, device: str) -> Any:

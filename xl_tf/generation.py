@@ -15,6 +15,7 @@ from xlcore.config import boolean, fitted, optional
 from xlcore.errors import ConfigError, ShapeError
 from xlcore.tasks.continuation import continue_texts
 from xlcore.tasks.generation import GenerationOptions, prompt_rows, require_room
+from xlcore.tasks.language_modeling import language_of
 
 Array = np.ndarray[Any, Any]
 LANGUAGE_MODELS = ("causal_lm", "permutation_lm", "word_lm", "masked_lm", "decoder_lm")
@@ -84,8 +85,8 @@ def generate(
         [B R, T + new], the texts with what was added, R rows for each of the B.
 
     Raises:
-        ConfigError: for what is no language model, for options that are none, or that beams have no use for, and for
-            more words than a model of fixed length has positions for.
+        ConfigError: for what is no language model, for options that are none, or that have no effect on how words are
+            chosen, and for more words than a model of fixed length has positions for, wherever a text might end.
         ShapeError: for texts that cannot be read, and a model whose scores are no numbers.
     """
     _require_model(model)
@@ -101,7 +102,7 @@ def generate(
         raise ShapeError(f"generate: texts must be of one length with bi_data, got {lengths}")
 
     def begin() -> Reader:
-        return Reader(*_reader(model, lang, use_mems, max_new_tokens))
+        return Reader(*_reader(model, options, lang, use_mems))
 
     found = continue_texts(rows, options, begin, getattr(model.config, "pad_token_id", None))
     return ops.convert_to_tensor(found)
@@ -135,58 +136,73 @@ class Reader:
             self.kept.choose(rows)
 
 
-def _reader(model: Model, lang: int | None, use_mems: bool | None, count: int) -> tuple[Callable[[Any], Any], Any]:
-    """Return what reads texts that grow, `count` times, from [B, T] to the scores of the next words, [B, V]; and what
-    it keeps of them."""
+def _reader(
+    model: Model, options: GenerationOptions, lang: int | None, use_mems: bool | None
+) -> tuple[Callable[[Any], Any], Any]:
+    """Return what reads texts that grow, from [B, T] to the scores of the next words, [B, V]; and what it keeps of
+    them."""
     config = model.config
-    if lang is not None and not hasattr(config, "causal"):
-        raise ConfigError(f"generate: lang must be given for models with languages only, got {lang}")
+    lang = language_of("generate", config, lang)
     if hasattr(config, "use_mems_eval"):
-        reader = TextReader(model, count, config.use_mems_eval if use_mems is None else use_mems)
+        reader = TextReader(model, options.max_new_tokens, config.use_mems_eval if use_mems is None else use_mems)
         return reader.scores, reader if reader.recall else None
     if use_mems is not None:
         raise ConfigError(f"generate: use_mems must be given for XLNet only, got {use_mems}")
     if model.head.kind in ("masked_lm", "decoder_lm"):
         return _by_past(model)
     if not hasattr(config, "causal"):
-        return _by_memory(model)
-    lang = config.lang_id if lang is None and config.has_languages else lang
-    return _by_cache(model, lang) if config.causal else (_by_mask(model, lang), None)
+        return _by_memory(model, options.greedy)
+    return _by_cache(model, options.greedy, lang) if config.causal else (_by_mask(model, options.greedy, lang), None)
 
 
-def _by_memory(model: Model) -> tuple[Callable[[Any], Any], Any]:
+def _scores(model: Model, greedy: bool, *given: Any, **keys: Any) -> Any:
+    """Call a model; return the scores of the next words, [B, V].
+
+    Those of all but the likeliest may be -inf where it alone counts (`greedy`): an adaptive softmax finds it without
+    looking into clusters where it cannot be.
+    """
+    head = getattr(model, "crit", None)
+    if head is None or not greedy:
+        return model(*given, **keys, logits_to_keep=1, training=False).logits[:, -1]
+    hidden = model.body()(*given, **keys, return_dict=True, training=False).last_hidden_state[:, -1]
+    scores, words = head.likeliest(hidden)  # [B, 1]
+    others = ops.arange(model.config.vocab_size, dtype=words.dtype) != words
+    return ops.where(others, -float("inf"), scores)
+
+
+def _by_memory(model: Model, greedy: bool) -> tuple[Callable[[Any], Any], Any]:
     """Read on after the memory of what was read; a model without memory reads everything anew."""
     if model.body().mem_len <= 0:
-        return lambda texts: model(texts, logits_to_keep=1, training=False).logits[:, -1], None
+        return lambda texts: _scores(model, greedy, texts), None
     length, memory = 0, KeyValueMemory()
 
     def step(memory: KeyValueMemory, words: Any) -> Any:
-        return model(words, mems=memory, logits_to_keep=1, training=False).logits[:, -1]
+        return _scores(model, greedy, words, mems=memory)
 
     def read(texts: Any) -> Any:
         nonlocal length
         start, length = length, texts.shape[1]
-        return (_compiled(model, step) if start else step)(memory, texts[:, start:])
+        return (_compiled(model, greedy, step) if start else step)(memory, texts[:, start:])
 
     return read, memory
 
 
-def _compiled(model: Model, step: Callable[..., Any]) -> Callable[..., Any]:
+def _compiled(model: Model, greedy: bool, step: Callable[..., Any]) -> Callable[..., Any]:
     """Return a step in compiled code, one for all steps; the model keeps it as long as its config stays."""
-    config, function = model.step_function
-    if config != model.config:
-        config, function = model.config.copy(), compiled_reader(model, step)
-        model.step_function = (config, function)
+    settings, function = model.step_function
+    if settings != (model.config, greedy):
+        settings, function = (model.config.copy(), greedy), compiled_reader(model, step)
+        model.step_function = (settings, function)
     return function
 
 
-def _by_cache(model: Model, lang: int | None) -> tuple[Callable[[Any], Any], Any]:
+def _by_cache(model: Model, greedy: bool, lang: int | None) -> tuple[Callable[[Any], Any], Any]:
     """Read on from the keys and values of what was read; a word that is written as padding counts like any other."""
     cache = KeyValueCache()
 
     def read(texts: Any) -> Any:
         words, langs = ops.ones_like(texts), None if lang is None else ops.full_like(texts, lang)
-        return model(texts, words, langs, cache=cache, logits_to_keep=1, training=False).logits[:, -1]
+        return _scores(model, greedy, texts, words, langs, cache=cache)
 
     return read, cache
 
@@ -207,7 +223,7 @@ def _by_past(model: Model) -> tuple[Callable[[Any], Any], Any]:
     return read, cache
 
 
-def _by_mask(model: Model, lang: int | None) -> Callable[[Any], Any]:
+def _by_mask(model: Model, greedy: bool, lang: int | None) -> Callable[[Any], Any]:
     """Read the whole text and guess what a mask behind it stands for."""
     config = model.config
     if config.mask_token_id is None:
@@ -217,6 +233,6 @@ def _by_mask(model: Model, lang: int | None) -> Callable[[Any], Any]:
         mask = ops.full_like(texts[:, :1], config.mask_token_id)
         texts = ops.concatenate([texts, mask], axis=1)
         words, langs = ops.ones_like(texts), None if lang is None else ops.full_like(texts, lang)
-        return model(texts, words, langs, logits_to_keep=1, training=False).logits[:, -1]
+        return _scores(model, greedy, texts, words, langs)
 
     return read

@@ -14,13 +14,14 @@ from xl_tf.layers.word_loss import entry_losses
 from xl_tf.model import Model
 from xlcore.errors import ConfigError
 from xlcore.shapes import IGNORED_LABEL
-from xlcore.tasks.language_modeling import most_words
+from xlcore.tasks.language_modeling import language_of, most_words
 from xlcore.tasks.scoring import (
     LANGUAGE_MODELS,
     Reading,
     SentenceScore,
     Settings,
     TextScore,
+    require_sentences,
     score_rows,
     score_text,
     serve,
@@ -41,6 +42,7 @@ def score(
     window: bool = False,
     stride: int | None = None,
     drop_remainder: bool = False,
+    lang: int | None = None,
     characters: int | None = None,
     words: int | None = None,
     progress: bool = True,
@@ -53,8 +55,8 @@ def score(
     Args:
         model: a language model that predicts a word from those before it.
         ids: [N], one id a word.
-        batch_size, tgt_len, mem_len, clamp_len, same_length, window, stride, drop_remainder: how the text is read, see
-            `xlcore.tasks.scoring.Reading`; the config stays as it is.
+        batch_size, tgt_len, mem_len, clamp_len, same_length, window, stride, drop_remainder, lang: how the text is
+            read, see `xlcore.tasks.scoring.Reading`; the config stays as it is.
         characters, words: of the text, for bits per character and word.
         progress: show how far it is, where standard error is a terminal.
 
@@ -62,7 +64,7 @@ def score(
         ConfigError: for another model, or options that have no effect on it.
         ShapeError: for what is no text of its vocabulary.
     """
-    reading = Reading(batch_size, tgt_len, mem_len, clamp_len, same_length, window, stride, drop_remainder)
+    reading = Reading(batch_size, tgt_len, mem_len, clamp_len, same_length, window, stride, drop_remainder, lang)
     counts = {"characters": characters, "words": words, "progress": progress}
     with _reading_as(model, reading) as (settings, begin):
         counts["vocab_size"] = model.config.vocab_size
@@ -78,6 +80,7 @@ def score_sentences(
     mem_len: int | None = None,
     clamp_len: int | None = None,
     same_length: bool | None = None,
+    lang: int | None = None,
 ) -> list[SentenceScore]:
     """Tell how likely each sentence is, given its first token, alone: what else is in its batch changes nothing.
 
@@ -86,14 +89,14 @@ def score_sentences(
         sentences: a row of ids each, of any lengths.
         batch_size: sentences that are read side by side. The rest as for `score`.
     """
-    reading = Reading(batch_size, tgt_len, mem_len, clamp_len, same_length)
+    reading = Reading(batch_size, tgt_len, mem_len, clamp_len, same_length, lang=lang)
     with _reading_as(model, reading) as (settings, begin):
-        rows = [_at_hand(sentence) for sentence in sentences]
+        rows = [_at_hand(sentence) for sentence in require_sentences(sentences)]
         return score_rows(rows, reading, settings, begin, vocab_size=model.config.vocab_size)
 
 
 def _at_hand(ids: Any) -> Any:
-    return ops.convert_to_numpy(ids)
+    return ops.convert_to_numpy(ids) if ops.is_tensor(ids) else ids
 
 
 @contextmanager
@@ -103,6 +106,7 @@ def _reading_as(model: Model, reading: Reading) -> Iterator[tuple[Settings, Call
     mem_len, positions = getattr(body, "mem_len", 0), most_words(config, model.head.kind)
     remembered = mem_len if reading.mem_len is None else reading.mem_len
     settings = reading.settings(positions is None and remembered > 0, positions)
+    lang = language_of("score", config, reading.lang)
     changed = settings.changed
     if "reuse_len" in config.fields:  # what is read stays, for the next segment begins behind it
         changed = {**changed, "reuse_len": None}
@@ -111,7 +115,7 @@ def _reading_as(model: Model, reading: Reading) -> Iterator[tuple[Settings, Call
         try:
             for name, value in changed.items():
                 _change(model, name, value)
-            yield settings, Reader(model, settings).start
+            yield settings, Reader(model, settings, lang).start
         finally:
             for name, value in {**before, "mem_len": mem_len}.items():
                 _change(model, name, value)
@@ -157,11 +161,11 @@ class Reader:
     A batch is read by code that is compiled for its shape: shorter ones are filled up.
 
     Args:
-        model: the model. settings: how it reads.
+        model: the model. settings: how it reads. lang: the language of all words.
     """
 
-    def __init__(self, model: Model, settings: Settings) -> None:
-        self.model, self.settings = model, settings
+    def __init__(self, model: Model, settings: Settings, lang: int | None) -> None:
+        self.model, self.settings, self.lang = model, settings, lang
         self.step = {again: self._compiled(again) for again in (False, True)}
 
     def start(self) -> "Reader":
@@ -207,8 +211,7 @@ class Reader:
             return body(inputs, mems=memory, return_dict=True).last_hidden_state
         if kind == "decoder_lm":
             return self.model.transform(body(inputs, use_cache=False, return_dict=True).last_hidden_state)
-        lang = self.model.config.lang_id if self.model.config.has_languages else None
-        langs = None if lang is None else ops.full_like(inputs, lang)
+        langs = None if self.lang is None else ops.full_like(inputs, self.lang)
         words = ops.ones_like(inputs)  # what stands behind the end of a shorter row is seen by no word before it
         return body(inputs, words, langs, return_dict=True).last_hidden_state
 

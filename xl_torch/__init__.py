@@ -3,6 +3,7 @@
 from xl_torch.generation import generate
 from xl_torch.layers.adaptive import AdaptiveEmbedding, ProjectedAdaptiveLogSoftmax
 from xl_torch.layers.cache import KeyValueCache
+from xl_torch.layers.graphs import compiled_reader
 from xl_torch.layers.key_values import KeyValueMemory
 from xl_torch.model import Model
 from xl_torch.pretraining import (
@@ -85,6 +86,7 @@ __all__ = [
     "XLNetForTokenClassification",
     "XLNetLMHeadModel",
     "XLNetModel",
+    "compiled_reader",
     "generate",
     "score",
     "score_sentences",

@@ -17,6 +17,7 @@ from xlcore.config import boolean, fitted, optional
 from xlcore.errors import ConfigError, ShapeError
 from xlcore.tasks.continuation import continue_texts
 from xlcore.tasks.generation import GenerationOptions, prompt_rows, require_room
+from xlcore.tasks.language_modeling import language_of
 
 Array = np.ndarray[Any, Any]
 LANGUAGE_MODELS = ("causal_lm", "permutation_lm", "word_lm", "masked_lm", "decoder_lm")
@@ -59,7 +60,7 @@ def generate(
     it, in place of which it guesses a word.
 
     Args:
-        model: a language model; it computes as in evaluation.
+        model: a language model; it computes as in evaluation, without the code that `torch.compile` has made of it.
         input_ids: [B, T], or a list of B rows of any lengths.
         max_new_tokens: words to add at the most.
         attention_mask: [B, T], 0 for padding before a text or behind it, which is not read. Without it all is read.
@@ -87,10 +88,11 @@ def generate(
         [B R, T + new], the texts with what was added, R rows for each of the B.
 
     Raises:
-        ConfigError: for what is no language model, for options that are none, or that beams have no use for, and for
-            more words than a model of fixed length has positions for.
+        ConfigError: for what is no language model, for options that are none, or that have no effect on how words are
+            chosen, and for more words than a model of fixed length has positions for, wherever a text might end.
         ShapeError: for texts that cannot be read, and a model whose scores are no numbers.
     """
+    model = uncompiled(model)
     _require_model(model)
     options = GenerationOptions(
         max_new_tokens, do_sample, temperature, top_k, top_p, repetition_penalty, seed, num_beams, length_penalty,
@@ -105,11 +107,16 @@ def generate(
         raise ShapeError(f"generate: texts must be of one length with bi_data, got {lengths}")
 
     def begin() -> Reader:
-        return Reader(*_reader(model, lang, use_mems, max_new_tokens), device)
+        return Reader(*_reader(model, options, lang, use_mems), device)
 
     with in_evaluation(model):
         found = continue_texts(rows, options, begin, getattr(model.config, "pad_token_id", None))
     return torch.as_tensor(found, device=device)
+
+
+def uncompiled(model: Any) -> Any:
+    """Return the model that `torch.compile` wraps: it would compile each step anew, for none is as long as another."""
+    return getattr(model, "_orig_mod", model)
 
 
 def _require_model(model: Any) -> None:
@@ -138,51 +145,64 @@ class Reader:
     def choose(self, rows: Array) -> None:
         """Go on in row i with what has been read as row rows[i]."""
         if self.kept is not None and (rows != np.arange(len(rows))).any():
-            self.kept.choose(torch.as_tensor(rows, device=self.device))
+            self.kept.choose(rows)
 
 
 def _reader(
-    model: Model, lang: int | None, use_mems: bool | None, count: int
+    model: Model, options: GenerationOptions, lang: int | None, use_mems: bool | None
 ) -> tuple[Callable[[Tensor], Tensor], Any]:
-    """Return what reads texts that grow, `count` times, from [B, T] to the scores of the next words, [B, V]; and what
-    it keeps of them."""
+    """Return what reads texts that grow, from [B, T] to the scores of the next words, [B, V]; and what it keeps of
+    them."""
     config = model.config
-    if lang is not None and not hasattr(config, "causal"):
-        raise ConfigError(f"generate: lang must be given for models with languages only, got {lang}")
+    lang = language_of("generate", config, lang)
     if hasattr(config, "use_mems_eval"):
-        reader = TextReader(model, count, config.use_mems_eval if use_mems is None else use_mems)
+        reader = TextReader(model, options.max_new_tokens, config.use_mems_eval if use_mems is None else use_mems)
         return reader.scores, reader if reader.recall else None
     if use_mems is not None:
         raise ConfigError(f"generate: use_mems must be given for XLNet only, got {use_mems}")
     if model.head.kind in ("masked_lm", "decoder_lm"):
         return _by_past(model)
     if not hasattr(config, "causal"):
-        return _by_memory(model)
-    lang = config.lang_id if lang is None and config.has_languages else lang
-    return _by_cache(model, lang) if config.causal else (_by_mask(model, lang), None)
+        return _by_memory(model, options.greedy)
+    return _by_cache(model, options.greedy, lang) if config.causal else (_by_mask(model, options.greedy, lang), None)
 
 
-def _by_memory(model: Model) -> tuple[Callable[[Tensor], Tensor], Any]:
+def _scores(model: Model, greedy: bool, *given: Any, **keys: Any) -> Tensor:
+    """Call a model; return the scores of the next words, [B, V].
+
+    Those of all but the likeliest may be -inf where it alone counts (`greedy`): an adaptive softmax finds it without
+    looking into clusters where it cannot be.
+    """
+    head = getattr(model, "crit", None)
+    if head is None or not greedy:
+        return model(*given, **keys, logits_to_keep=1).logits[:, -1]
+    hidden = model.body()(*given, **keys, return_dict=True).last_hidden_state[:, -1]
+    scores, words = head.likeliest(hidden)  # [B, 1]
+    others = scores.new_full((len(scores), model.config.vocab_size), -torch.inf)
+    return others.scatter(-1, words, scores)
+
+
+def _by_memory(model: Model, greedy: bool) -> tuple[Callable[[Tensor], Tensor], Any]:
     """Read on after the memory of what was read; a model without memory reads everything anew."""
     if model.body().mem_len <= 0:
-        return lambda texts: model(texts, logits_to_keep=1).logits[:, -1], None
+        return lambda texts: _scores(model, greedy, texts), None
     length, memory = 0, KeyValueMemory()
 
     def read(texts: Tensor) -> Tensor:
         nonlocal length
         start, length = length, texts.shape[1]
-        return model(texts[:, start:], mems=memory, logits_to_keep=1).logits[:, -1]
+        return _scores(model, greedy, texts[:, start:], mems=memory)
 
     return read, memory
 
 
-def _by_cache(model: Model, lang: int | None) -> tuple[Callable[[Tensor], Tensor], Any]:
+def _by_cache(model: Model, greedy: bool, lang: int | None) -> tuple[Callable[[Tensor], Tensor], Any]:
     """Read on from the keys and values of what was read; a word that is written as padding counts like any other."""
     cache = KeyValueCache()
 
     def read(texts: Tensor) -> Tensor:
         words, langs = torch.ones_like(texts), None if lang is None else torch.full_like(texts, lang)
-        return model(texts, words, langs, cache=cache, logits_to_keep=1).logits[:, -1]
+        return _scores(model, greedy, texts, words, langs, cache=cache)
 
     return read, cache
 
@@ -203,7 +223,7 @@ def _by_past(model: Model) -> tuple[Callable[[Tensor], Tensor], Any]:
     return read, cache
 
 
-def _by_mask(model: Model, lang: int | None) -> Callable[[Tensor], Tensor]:
+def _by_mask(model: Model, greedy: bool, lang: int | None) -> Callable[[Tensor], Tensor]:
     """Read the whole text and guess what a mask behind it stands for."""
     config = model.config
     if config.mask_token_id is None:
@@ -213,7 +233,7 @@ def _by_mask(model: Model, lang: int | None) -> Callable[[Tensor], Tensor]:
         mask = torch.full_like(texts[:, :1], config.mask_token_id)
         texts = torch.cat([texts, mask], dim=1)
         words, langs = torch.ones_like(texts), None if lang is None else torch.full_like(texts, lang)
-        return model(texts, words, langs, logits_to_keep=1).logits[:, -1]
+        return _scores(model, greedy, texts, words, langs)
 
     return read
 

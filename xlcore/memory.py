@@ -53,10 +53,11 @@ def require_kept(where: str, training: bool, same: bool, before: tuple[int, str]
         raise ShapeError(f"{where}: hidden states must be {before[1]} as mems hold them, got {now[1]}")
 
 
-def chosen_rows(rows: Any, count: int | None) -> list[int]:
+def chosen_rows(where: str, rows: Any, count: int | None) -> list[int]:
     """Return as numbers which rows go on.
 
     Args:
+        where: what holds them.
         rows: [B'], an array or a list. count: how many there are to choose from; None if nobody knows yet.
 
     Raises:
@@ -69,5 +70,5 @@ def chosen_rows(rows: Any, count: int | None) -> list[int]:
         chosen = []
     if not chosen or min(chosen) < 0 or (count is not None and max(chosen) >= count):
         known = "from 0 on" if count is None else f"in [0, {count})"
-        raise ShapeError(f"KeyValueMemory: rows must be one or more whole numbers {known}, got {reprlib.repr(given)}")
+        raise ShapeError(f"{where}: rows must be one or more whole numbers {known}, got {reprlib.repr(given)}")
     return chosen

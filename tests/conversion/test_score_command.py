@@ -3,16 +3,18 @@
 import io
 import json
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from conversion import cli, scoring
-from xlcore import TransfoXLConfig, TransfoXLTokenizer, XLMConfig
+from xlcore import TransfoXLConfig, TransfoXLTokenizer, XLMConfig, XLMTokenizer
 from xlcore.errors import XLError
 from xlcore.tasks.scoring import ScoringJob
 
+XLM_FILES = Path(__file__).parent.parent / "golden" / "tokenizers" / "xlm"
 WORDS = ["<eos>", "<unk>", "the", "cat", "sat", "on", "mat", ".", "dog"]
 TEXT = "the cat sat on the mat .\n\nthe dog sat on the cat .\n"
 SIZES = {"cutoffs": [4], "d_model": 16, "d_embed": 16, "n_head": 2, "d_head": 8, "d_inner": 32, "n_layer": 1}
@@ -171,10 +173,48 @@ def test_options_of_one_family(tmp_path, capsys):
     assert "score: whitespace must be given for Transformer-XL only, got it for xlm" in err
 
 
+@pytest.fixture(scope="module")
+def languages(tmp_path_factory):
+    """The config of a model of two languages, with a tokenizer that knows their names."""
+    made = tmp_path_factory.mktemp("languages")
+    files = {name: str(XLM_FILES / name) for name in ("vocab.json", "merges.txt")}
+    names = {"lang2id": {"en": 0, "fr": 1}, "id2lang": {"0": "en", "1": "fr"}}
+    XLMTokenizer(files["vocab.json"], files["merges.txt"], **names).save_pretrained(str(made))
+    (made / "config.json").write_text(json.dumps(XLMConfig(n_layers=1, causal=True, n_langs=2).to_dict()))
+    (made / "text.txt").write_text("l'homme", encoding="utf-8")
+    return made
+
+
+def test_the_language_of_a_text(languages, capsys, monkeypatch):
+    """By its number, or by its name, whose rules then split the text."""
+    tokenizer = XLMTokenizer.from_pretrained(str(languages))
+    rules = {lang: tokenizer.convert_tokens_to_ids(tokenizer.tokenize("l'homme", lang=lang)) for lang in ("en", "fr")}
+    assert rules["en"] != rules["fr"]
+    for asked_for, number, lang in ((None, None, "en"), ("1", 1, "en"), ("fr", 1, "fr"), ("en", 0, "en")):
+        for how in ([], ["--sentences"]):
+            given = how if asked_for is None else [*how, "--lang", asked_for]
+            job = job_for(monkeypatch, capsys, languages, languages / "text.txt", *given)
+            assert (job.reading["lang"], job.texts[0].tolist()) == (number, rules[lang])
+
+
+def test_languages_that_a_model_does_not_have(languages, folder, capsys):
+    text = languages / "text.txt"
+    for model, lang, told in (
+        (languages, "de", "lang must be a number or one of en, fr, got de"),
+        (languages, "2", "lang must lie in [0, n_langs=2), got 2"),
+        (folder, "fr", "lang must be given for models with languages only, got fr"),
+        (folder, "0", "lang must be given for models with languages only, got 0"),
+    ):
+        code, _, err = asked(capsys, model, text, "--lang", lang)
+        assert (code, err) == (2, f"xlbridge score: score: {told}\n")
+    with pytest.raises(XLError, match=r"^score: lang must be a number, for the tokenizer knows no names, got fr$"):
+        scoring._language(XLMConfig(n_langs=2), SimpleNamespace(), "fr")
+
+
 def test_lines_need_an_end():
     tokenizer = SimpleNamespace(eos_token_id=None, sep_token_id=None)
     with pytest.raises(ValueError, match="score: lines must end with a token that the tokenizer has, got one without"):
-        scoring._ids(tokenizer, TEXT, True)
+        scoring._ids(tokenizer, TEXT, True, {})
 
 
 def test_errors_of_the_framework_are_told(folder, capsys, monkeypatch, tmp_path):

@@ -44,6 +44,9 @@ WAYS = [
 ]
 
 
+READ_IN_FULL = {"temperature": 1.0, "top_k": 1}  # the likeliest words, by the scores of all
+
+
 def model_of(side, kind):
     """Build a model whose words differ and are not near each other."""
     case, keys, _ = KINDS[kind]
@@ -145,7 +148,7 @@ def test_beams_go_on_from_what_they_have_read(kind):
     told = KINDS[kind][2]
 
     def begin():
-        scores, kept = generation._reader(model, told.get("lang"), told.get("use_mems"), 7)
+        scores, kept = generation._reader(model, options, told.get("lang"), told.get("use_mems"))
         return generation.Reader(scores, kept, "cpu")
 
     prompts = [[8, 9, 10, 11], [14, 15, 16, 17], [12, 13]]
@@ -234,12 +237,33 @@ def test_chance_is_another_for_each_place_and_seed():
     np.testing.assert_array_equal(generated(TORCH, model, "past", ids, temperature=20.0, do_sample=True), found[0])
 
 
+@pytest.mark.parametrize("kind", ["memory", "no memory", "clusters"])
+@each_side
+def test_clusters_where_the_likeliest_word_cannot_be_are_not_looked_into(side, kind):
+    """And what is written is what all scores would have: words of all clusters, or of none."""
+    model = model_of(side, kind)
+    wanted = generated(side, model, kind, PROMPTS, **READ_IN_FULL)
+    np.testing.assert_array_equal(generated(side, model, kind, PROMPTS), wanted)
+    rare = KINDS[kind][0].config(**KINDS[kind][1])
+    first = (rare.asm_cutoffs if kind == "clusters" else rare.cutoffs)[0]
+    assert {*np.unique(wanted[:, 4:])} - {*range(first), 1}
+    weights = side.weights(model)
+    clusters = [name for name in weights if name.endswith("cluster.bias")]
+    assert clusters
+    frequent = side.model(KINDS[kind][0], rare, weights={**weights, **{name: weights[name] - 90 for name in clusters}})
+    wanted, looks = generated(side, frequent, kind, PROMPTS, **READ_IN_FULL), []
+    if side is TORCH:  # in Keras both ways stand in compiled code
+        frequent.crit._tail = lambda *given: looks.append(given)
+    np.testing.assert_array_equal(generated(side, frequent, kind, PROMPTS), wanted)
+    assert looks == []
+
+
 def test_one_compiled_step_for_all_texts():
     """Of Transformer-XL in Keras: traced once, and anew where the config has changed; weights are read at each step."""
     pytest.importorskip("keras")
     watched = Watched(model_of(KERAS, "memory"))
-    generated(KERAS, watched, "memory", [PROMPTS[0]])
-    generated(KERAS, watched, "memory", [PROMPTS[1]], count=9)
+    generated(KERAS, watched, "memory", [PROMPTS[0]], **READ_IN_FULL)
+    generated(KERAS, watched, "memory", [PROMPTS[1]], count=9, **READ_IN_FULL)
     assert watched.lengths == [4, 1, 2]
     case, config = TRANSFO, TRANSFO.config()
     for keys, lengths in (({}, [4]), ({"clamp_len": 3}, [4, 1])):
@@ -249,7 +273,7 @@ def test_one_compiled_step_for_all_texts():
         weights = random_weights(case, config, seed=8)
         KERAS.set(watched.model, weights)
         wanted = generated(TORCH, TORCH.model(case, config, weights=weights), "memory", [PROMPTS[0]])
-        np.testing.assert_array_equal(generated(KERAS, watched, "memory", [PROMPTS[0]]), wanted)
+        np.testing.assert_array_equal(generated(KERAS, watched, "memory", [PROMPTS[0]], **READ_IN_FULL), wanted)
         assert watched.lengths == lengths
 
 
@@ -283,6 +307,28 @@ def test_what_writes_no_words(side):
         message = f"^generate: model must be a language model, got {type(model).__name__}$"
         with pytest.raises(ConfigError, match=message):
             side.towers.generate(model, [[2, 3]], 2)
+
+
+@each_side
+def test_languages_that_a_model_does_not_have(side):
+    model = model_of(side, "cache")
+    for lang, told in ((3, "lie in [0, n_langs=3), got 3"), (-1, "be at least 0, got -1"), ("fr", "be a whole number")):
+        with pytest.raises(ConfigError, match=f"^generate: lang must {re.escape(told)}"):
+            generated(side, model, "cache", [[8, 9]], lang=lang)
+    with pytest.raises(ConfigError, match=r"^generate: lang must be given for models with languages only, got 0$"):
+        generated(side, model_of(side, "clusters"), "clusters", [[8, 9]], lang=0)
+
+
+def test_what_is_compiled_is_read_as_it_is():
+    """A text grows by a word in each step: code compiled for one step would be compiled anew for the next."""
+    torch = pytest.importorskip("torch")
+    calls = []
+    for kind in ("memory", "past"):
+        model = model_of(TORCH, kind)
+        compiled = torch.compile(model, backend=lambda *given: calls.append(given))
+        found = generated(TORCH, compiled, kind, PROMPTS)
+        np.testing.assert_array_equal(found, generated(TORCH, model, kind, PROMPTS))
+        assert calls == []
 
 
 # Words that a text can have, the one behind the last that is read included; a mask needs a place of its own.

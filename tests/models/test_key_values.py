@@ -432,6 +432,26 @@ def test_rows_of_a_cache_are_chosen(side):
 
 
 @each_side
+def test_rows_that_a_cache_does_not_have(side):
+    """Are refused before anything has changed."""
+    case = next(Case(each.family, each.head, "one_way") for each in XLM.values() if each.head.kind == "word_lm")
+    model, cache = side.model(case, dtype="float64"), side.towers.KeyValueCache()
+    with pytest.raises(
+        ShapeError, match=r"^KeyValueCache: rows must be one or more whole numbers from 0 on, got \[-1\]$"
+    ):
+        cache.choose(side.native(np.array([-1])))
+    ids = inputs_for(case, case.config(), "input_ids", T=7)["input_ids"]
+    side.call(model, {"input_ids": ids[:, :5], "cache": cache})
+    for rows in ([2], [-1], [0.0], [True, False], [[0]], [], 1):
+        with pytest.raises(
+            ShapeError, match=r"^KeyValueCache: rows must be one or more whole numbers in \[0, 2\), got"
+        ):
+            cache.choose(side.native(np.array(rows)))
+    got = side.call(model, {"input_ids": ids, "cache": cache}).logits
+    assert_close(side.numpy(got), side.numpy(side.call(model, {"input_ids": ids}).logits)[:, 5:], "float64")
+
+
+@each_side
 def test_rows_of_a_reader_are_chosen(side):
     config = XLNET_LM.config()
     model = side.model(XLNET_LM, config, dtype="float64")

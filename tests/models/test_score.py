@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from helpers import KERAS, LM, ROBERTA, TORCH, XLM, XLNET, assert_close, each_side
+from helpers import KERAS, LM, ROBERTA, TORCH, XLM, XLNET, assert_close, each_side, random_weights
 
 from xlcore.errors import ConfigError, ShapeError
 from xlcore.tasks.scoring import Reading, SentenceScore, TextScore, segments, streams, windows
@@ -229,6 +229,25 @@ def test_a_word_that_is_padding_elsewhere_counts_as_a_word(side):
     near(found[1].log_probability, side.towers.score_sentences(model, [IDS[:5]])[0].log_probability)
 
 
+@each_side
+def test_the_language_of_a_text(side):
+    """That which is told, or the config's; a text and sentences alike."""
+    config = WORDS.config(causal=True, lang_id=1)
+    weights = random_weights(WORDS, config, seed=3)
+    model, ids = side.model(WORDS, config, dtype="float64", weights=weights), IDS[:9]
+    wanted = [losses_of(side, model, ids, langs=np.full((1, 9), lang)) for lang in range(3)]
+    assert np.abs(wanted[2] - wanted[1]).max() > 1e-4
+    for lang, losses in ((None, wanted[1]), (0, wanted[0]), (2, wanted[2])):
+        near(side.towers.score(model, ids, lang=lang).loss, losses.mean())
+        near(-side.towers.score_sentences(model, [ids], lang=lang)[0].log_probability, losses.sum())
+    for lang, told in ((3, r"lie in \[0, n_langs=3\), got 3"), (-1, "be at least 0, got -1"), ("fr", "be a whole num")):
+        with pytest.raises(ConfigError, match=f"^score: lang must {told}"):
+            side.towers.score(model, ids, lang=lang)
+    for score, text in ((side.towers.score, ids), (side.towers.score_sentences, [ids])):
+        with pytest.raises(ConfigError, match=r"^score: lang must be given for models with languages only, got 0$"):
+            score(side.model(LM), text, lang=0)
+
+
 # ------------------------------------------------------------------------------------------------------ sentences
 
 
@@ -291,6 +310,32 @@ def test_what_cannot_be_scored(side):
         towers.score(model, IDS, batch_size=40)
     with pytest.raises(ShapeError, match=r"score: ids must be 60 or more for 30 streams, got 38$"):
         towers.score(model, IDS, batch_size=30, drop_remainder=True)
+
+
+@each_side
+def test_sentences_that_are_none(side):
+    model = side.model(LM)
+    for sentences, got in ((5, "5"), (None, "None")):
+        with pytest.raises(ShapeError, match=rf"^score: sentences must be a list of rows of ids, got {got}$"):
+            side.towers.score_sentences(model, sentences)
+    with pytest.raises(ShapeError, match=r"^score: sentences must be a list of rows of ids, got "):
+        side.towers.score_sentences(model, side.native(np.array(5)))
+    for sentences, got in (
+        ([[2, 3], [4, [5]]], r"1\] must be a row of ids, got \[4, \[5\]\]"),
+        ("a", r"0\] must be a row of"),
+    ):
+        with pytest.raises(ShapeError, match=rf"^score: sentences\[{got}"):
+            side.towers.score_sentences(model, sentences)
+    with pytest.raises(ShapeError, match=r"^score: ids must be a row of two ids or more, got \[4, \[5\]\]$"):
+        side.towers.score(model, [4, [5]])
+
+
+def test_what_is_compiled_is_read_as_it_is():
+    torch, model = pytest.importorskip("torch"), TORCH.model(LM)
+    compiled, calls = torch.compile(model, backend=lambda *given: calls.append(given)), []
+    assert TORCH.towers.score(compiled, IDS) == TORCH.towers.score(model, IDS)
+    assert TORCH.towers.score_sentences(compiled, [IDS]) == TORCH.towers.score_sentences(model, [IDS])
+    assert calls == []
 
 
 NONSENSE = {

@@ -202,7 +202,7 @@ def test_several_texts_for_a_row():
 @pytest.mark.parametrize("beams", [1, 2])
 def test_ends_and_stops(beams):
     """A text ends behind one of several words, or behind several words in a row that have been written."""
-    keys = {"num_beams": beams, "early_stopping": True, "pad_token_id": 7}
+    keys = {"num_beams": beams, "early_stopping": beams > 1, "pad_token_id": 7}
     free = continued([[1]], 12, **keys)[0]
     for ends in ([int(free[3])], [int(free[5]), int(free[4])]):
         found = continued([[1]], 12, eos_token_id=ends, **keys)[0]
@@ -297,6 +297,10 @@ def test_prompts_that_are_none(ids, mask, told):
 # ------------------------------------------------------------------------------------------------------ what is refused
 
 
+CHANCE, DRAWN = "unless words are drawn", "do_sample=True or a temperature draws them"
+SEARCHED = "num_beams=4 searches four of them"
+
+
 @pytest.mark.parametrize(
     ("keys", "told"),
     [
@@ -325,6 +329,19 @@ def test_prompts_that_are_none(ids, mask, told):
         ({"num_beams": 2, "top_k": 3}, "top_k must be 0 with num_beams=2, got 3"),
         ({"num_beams": 2, "top_p": 0.5}, "top_p must be 1.0 with num_beams=2, got 0.5"),
         ({"num_beams": 2, "streamer": print}, f"streamer must be None with num_beams=2, got {print}"),
+        ({"num_beams": 2, "seed": 1}, "seed must be 0 with num_beams=2, got 1"),
+        ({"top_k": 50}, f"top_k must be 0 {CHANCE}, got 50; {DRAWN}"),
+        ({"top_p": 0.9, "temperature": 0}, f"top_p must be 1.0 {CHANCE}, got 0.9; {DRAWN}"),
+        ({"seed": [1], "do_sample": False}, f"seed must be 0 {CHANCE}, got [1]; {DRAWN}"),
+        ({"length_penalty": 0.5}, f"length_penalty must be 1.0 without beams, got 0.5; {SEARCHED}"),
+        (
+            {"early_stopping": "never", "do_sample": True},
+            f"early_stopping must be False without beams, got never; {SEARCHED}",
+        ),
+        (
+            {"do_sample": False, "temperature": 0.7},
+            "temperature must be left out where do_sample is false, got 0.7; do_sample=True draws words",
+        ),
         ({"num_return_sequences": 2}, "num_return_sequences must be at most num_beams=1 unless words are drawn, got 2"),
         (
             {"num_beams": 3, "num_return_sequences": 4},
@@ -340,7 +357,7 @@ def test_what_cannot_be_asked(keys, told):
 
 def test_what_does_not_fit_the_rows():
     with pytest.raises(ConfigError, match=r"^generate: seed must be one, or one for each of 2 rows, got 3$"):
-        continue_texts([np.array([1]), np.array([2])], GenerationOptions(2, seed=[1, 2, 3]), Recited)
+        continue_texts([np.array([1]), np.array([2])], GenerationOptions(2, seed=[1, 2, 3], do_sample=True), Recited)
     for rows, keys in (([[1], [1, 2]], {}), ([[1]], {"stop": [[3]]})):
         message = r"^generate: pad_token_id must be given where texts can be of unequal length, got None$"
         with pytest.raises(ConfigError, match=message):
@@ -359,9 +376,16 @@ def test_ends_that_no_text_can_meet():
 def test_when_words_are_drawn():
     """Where the temperature is above zero, unless it is said otherwise."""
     heats = [({}, 0), ({"temperature": 0.5}, 0.5), ({"do_sample": True}, 1), ({"do_sample": True, "temperature": 2}, 2)]
-    heats += [({"do_sample": False}, 0), ({"do_sample": False, "temperature": 2}, 0), ({"top_k": 5, "top_p": 0.2}, 0)]
+    heats += [({"do_sample": False}, 0), ({"do_sample": False, "temperature": 1}, 0), ({"temperature": 0}, 0)]
     for keys, wanted in heats:
         assert GenerationOptions(3, **keys).heat == wanted
+
+
+def test_when_nothing_but_the_likeliest_word_counts():
+    for keys in ({}, {"do_sample": False}, {"temperature": 0.0}, {"stop": [[1]]}):
+        assert GenerationOptions(3, **keys).greedy
+    for keys in ({"do_sample": True}, {"temperature": 0.1}, {"num_beams": 2}, {"repetition_penalty": 1.1}):
+        assert not GenerationOptions(3, **keys).greedy
 
 
 def test_logarithms_of_shares():

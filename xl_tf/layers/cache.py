@@ -5,6 +5,7 @@ from typing import Any
 
 from keras import ops
 
+from xl_tf.layers.key_values import rows_of
 from xlcore.errors import ConfigError, ShapeError
 from xlcore.heads import require_decoder, require_past
 
@@ -50,7 +51,13 @@ class KeyValueCache:
             raise ConfigError(f"{where}: src_enc must be given in every call with one cache, or in none, got {got}")
 
     def choose(self, rows: Any) -> None:
-        """Have row i go on as what was row rows[i], rows [B']."""
+        """Have row i go on as what was row rows[i], rows [B'].
+
+        Raises:
+            ShapeError: unless these are rows that are there, as far as compiled code knows; nothing has changed then.
+        """
+        count = self.layers[0][0].shape[0] if self.layers else None
+        rows = rows_of("KeyValueCache", rows, count)
         self.layers = [tuple(ops.take(each, rows, axis=0) for each in layer) for layer in self.layers]
 
     def keep(self, layers: list[tuple[Any, ...]], length: int) -> None:

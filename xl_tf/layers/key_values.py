@@ -71,7 +71,7 @@ class KeyValueMemory:
         given, read = self.given, self.body is not None
         self._require_scope("KeyValueMemory")
         count = self.about[0] if read else given[0].shape[1] if given else None
-        rows = _rows(rows, count)
+        rows = rows_of("KeyValueMemory", rows, count)
         if not read:
             self.given = given and [ops.take(memory, rows, axis=1) for memory in given]
             return
@@ -250,7 +250,7 @@ def compiled_reader(model: Any, read: Callable[..., Any]) -> Callable[..., Any]:
     return step
 
 
-def _rows(rows: Any, count: Any) -> Any:
+def rows_of(where: str, rows: Any, count: Any) -> Any:
     """Return which of so many rows are chosen, once they are seen to be there, or to have no values yet."""
     try:
         values = ops.convert_to_numpy(rows)
@@ -258,8 +258,8 @@ def _rows(rows: Any, count: Any) -> Any:
         values = rows
     if values is rows and ops.is_tensor(rows):
         dtype = keras.backend.standardize_dtype(rows.dtype)
-        return rows if len(rows.shape) == 1 and "int" in dtype else chosen_rows(f"{dtype} {rows.shape}", count)
-    return ops.convert_to_tensor(chosen_rows(values, count), "int32")
+        return rows if len(rows.shape) == 1 and "int" in dtype else chosen_rows(where, f"{dtype} {rows.shape}", count)
+    return ops.convert_to_tensor(chosen_rows(where, values, count), "int32")
 
 
 def known_mems(mems: Any, layers: int | None = None) -> Any:

@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from xlcore.errors import ConfigError, ShapeError
 from xlcore.heads import require_decoder, require_past
+from xlcore.memory import chosen_rows
 
 
 class KeyValueCache:
@@ -50,8 +52,14 @@ class KeyValueCache:
             raise ConfigError(f"{where}: src_enc must be given in every call with one cache, or in none, got {got}")
 
     def choose(self, rows: Tensor) -> None:
-        """Have row i go on as what was row rows[i], rows [B']."""
-        self.layers = [tuple(each[rows] for each in layer) for layer in self.layers]
+        """Have row i go on as what was row rows[i], rows [B'].
+
+        Raises:
+            ShapeError: unless these are rows that are there; nothing has changed then.
+        """
+        count = self.layers[0][0].shape[0] if self.layers else None
+        rows = torch.tensor(chosen_rows("KeyValueCache", rows, count))
+        self.layers = [tuple(each[rows.to(each.device)] for each in layer) for layer in self.layers]
 
     def keep(self, layers: list[tuple[Tensor, ...]], length: int) -> None:
         """Hold the keys and values of all layers, now that `length` positions have been read."""

@@ -65,7 +65,7 @@ class KeyValueMemory:
         """
         given, read = self.given, self.body is not None
         count = self.about[0] if read else given[0].shape[1] if given else None
-        chosen = chosen_rows(rows, count)
+        chosen = chosen_rows("KeyValueMemory", rows, count)
         rows = torch.tensor(chosen)
         if not read:
             self.given = given and [memory.index_select(1, rows.to(memory.device)) for memory in given]

@@ -44,7 +44,7 @@ class TextReader:
             self.window = min(self.longest, max(0, mem_len - 2))  # what mems hold, less what is read again
         return self._read(texts[:, -2:]) if self.layers else self._read(texts)
 
-    def choose(self, rows: Tensor) -> None:
+    def choose(self, rows: Any) -> None:
         """Have row i go on as what was row rows[i], rows [B']."""
         for number, (key, value, position) in enumerate(self.layers):
             self.layers[number] = Keys(key[rows], value[rows], position)

@@ -59,6 +59,8 @@ RULES = {
     "pad_token_id": optional(at_least(0)),
     "streamer": optional(_function),
 }
+CHANCE = {"top_k": 0, "top_p": 1.0, "seed": 0}  # what only drawing words looks at, and what leaves it as it is
+BEAMS = {"length_penalty": 1.0, "early_stopping": False}  # what only beams look at
 
 
 @dataclass
@@ -66,7 +68,7 @@ class GenerationOptions:
     """What is asked of `generate`, whose documentation tells of each.
 
     Raises:
-        ConfigError: for values that are none, and for those that beams have no use for.
+        ConfigError: for values that are none, and for those that the way of choosing words has no use for.
     """
 
     max_new_tokens: int
@@ -97,19 +99,33 @@ class GenerationOptions:
         self._require_effect()
 
     def _require_effect(self) -> None:
-        """Refuse what beams do not use, and several texts where there is but one."""
+        """Refuse what has no effect on the way in which words are chosen, and several texts where there is but one."""
         most = self.num_beams if self.num_beams > 1 or not self.heat else self.num_return_sequences
         if self.num_return_sequences > most:
             what = f"at most num_beams={most} unless words are drawn"
             raise ConfigError(f"{WHERE}: num_return_sequences must be {what}, got {self.num_return_sequences}")
-        if self.num_beams == 1:
-            return
-        if self.heat:
+        if self.num_beams > 1 and self.heat:
             raise ConfigError(f"{WHERE}: num_beams must be 1 to draw words, got {self.num_beams}")
-        unused = {"top_k": (self.top_k, 0), "top_p": (self.top_p, 1.0), "streamer": (self.streamer, None)}
-        for name, (value, default) in unused.items():
+        if self.do_sample is False and self.temperature not in (None, 0, 1):
+            what = "temperature must be left out where do_sample is false"
+            raise ConfigError(f"{WHERE}: {what}, got {self.temperature}; do_sample=True draws words")
+        if self.num_beams > 1:
+            self._require_unused({**CHANCE, "streamer": None}, f"with num_beams={self.num_beams}", "")
+            return
+        self._require_unused(BEAMS, "without beams", "; num_beams=4 searches four of them")
+        if not self.heat:
+            self._require_unused(CHANCE, "unless words are drawn", "; do_sample=True or a temperature draws them")
+
+    def _require_unused(self, defaults: dict[str, Any], when: str, instead: str) -> None:
+        for name, default in defaults.items():
+            value = getattr(self, name)
             if value != default:
-                raise ConfigError(f"{WHERE}: {name} must be {default} with num_beams={self.num_beams}, got {value}")
+                raise ConfigError(f"{WHERE}: {name} must be {default} {when}, got {value}{instead}")
+
+    @property
+    def greedy(self) -> bool:
+        """Whether nothing but the likeliest word of each step counts, whatever the others are."""
+        return not self.heat and self.num_beams == 1 and self.repetition_penalty == 1.0
 
     def ended(self, written: Array) -> Array:
         """Return which texts end, [B], with the last word of what has been written behind them, [B, n]."""

@@ -4,7 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from xlcore.errors import ShapeError
+from xlcore.config import at_least, fitted
+from xlcore.errors import ConfigError, ShapeError
 
 Array = np.ndarray[Any, Any]
 
@@ -14,6 +15,24 @@ def most_words(config: Any, kind: str) -> int | None:
     if kind == "decoder_lm" and config.position_embedding_type == "absolute":
         return int(config.most_words)  # positions count from that of padding on
     return int(config.max_position_embeddings) if kind in ("word_lm", "decoder_lm") else None
+
+
+def language_of(where: str, config: Any, lang: Any) -> int | None:
+    """Return the number of the language of all words, `config.lang_id` if none is told; None for a model without.
+
+    Raises:
+        ConfigError: for a language that the model does not have.
+    """
+    if not getattr(config, "has_languages", False):
+        if lang is not None:
+            raise ConfigError(f"{where}: lang must be given for models with languages only, got {lang}")
+        return None
+    if lang is None:
+        return config.lang_id  # type: ignore[no-any-return]
+    number: int = fitted(where, "lang", lang, at_least(0))
+    if number >= config.n_langs:
+        raise ConfigError(f"{where}: lang must lie in [0, n_langs={config.n_langs}), got {number}")
+    return number
 
 
 def stream_segments(ids: Any, batch_size: int, segment: int) -> dict[str, Array]:

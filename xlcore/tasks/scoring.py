@@ -4,6 +4,7 @@ import importlib
 import json
 import math
 import os
+import reprlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -96,6 +97,7 @@ class Reading:
         stride: how far each window is moved on, whose last `stride` words count; 1 with `window`, and half a window for
             models without memory. Given, it makes windows of a model with memory, too.
         drop_remainder: leave out what does not fill all streams, and the first word of each, as the authors do.
+        lang: the language of all words, for models with several; `config.lang_id` if None.
     """
 
     batch_size: int = 1
@@ -106,6 +108,7 @@ class Reading:
     window: bool = False
     stride: int | None = None
     drop_remainder: bool = False
+    lang: int | None = None
 
     def __post_init__(self) -> None:
         for name, rule in RULES.items():
@@ -157,7 +160,7 @@ class Reading:
 RULES = {
     "batch_size": at_least(1), "tgt_len": optional(at_least(1)), "mem_len": optional(at_least(0)),
     "clamp_len": optional(whole), "same_length": optional(boolean), "window": boolean, "stride": optional(at_least(1)),
-    "drop_remainder": boolean,
+    "drop_remainder": boolean, "lang": optional(at_least(0)),
 }  # fmt: skip
 
 
@@ -227,20 +230,30 @@ def _alone(row: Array, settings: Settings, begin: Callable[[], Any]) -> float:
     return float(totals.sum())
 
 
+def require_sentences(sentences: Any) -> list[Any]:
+    """Return sentences as a list.
+
+    Raises:
+        ShapeError: if they are none.
+    """
+    try:
+        return list(sentences)
+    except TypeError:  # nothing to go through
+        raise ShapeError(f"score: sentences must be a list of rows of ids, got {reprlib.repr(sentences)}") from None
+
+
 def require_text(what: str, ids: Any, vocab_size: int) -> Array:
     """Return a text as one row of ids.
 
     Raises:
         ShapeError: if it is none, or has other ids than the vocabulary.
     """
-    text = np.asarray(ids)
-    if (
-        text.ndim != 1
-        or not np.issubdtype(text.dtype, np.integer)
-        or (what == "ids" and len(text) < 2)
-        or not len(text)
-    ):
-        least = "two ids or more" if what == "ids" else "ids"
+    least = "two ids or more" if what == "ids" else "ids"
+    try:
+        text = np.asarray(ids)
+    except (TypeError, ValueError):  # rows of unequal lengths
+        raise ShapeError(f"score: {what} must be a row of {least}, got {reprlib.repr(ids)}") from None
+    if text.ndim != 1 or text.dtype.kind not in "iu" or len(text) < (2 if what == "ids" else 1):
         raise ShapeError(f"score: {what} must be a row of {least}, got {text.dtype} {list(text.shape)}")
     low, high = int(text.min()), int(text.max())
     if low < 0 or high >= vocab_size:
