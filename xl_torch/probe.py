@@ -23,7 +23,7 @@ def answer(job: Job) -> Answer:
     """Build the model, and do every task that the job names."""
     require_device(job.device, ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",))
     model = build(job)
-    torch.set_num_threads(1 if sum(value.numel() for value in model.parameters()) <= SMALL else THREADS)
+    torch.set_num_threads(1 if sum(map(torch.numel, model.parameters())) <= SMALL else THREADS)
     result = Answer(facts={"versions": VERSIONS})
     if "static" in job.tasks:
         result.facts["shapes"] = {name: list(value.shape) for name, value in model.canonical_parameters().items()}

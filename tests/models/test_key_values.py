@@ -280,6 +280,21 @@ def test_what_it_does_not_serve_is_refused(side, case):
         called(side, model, batch, wrong)
 
 
+@pytest.mark.parametrize("given", [False, True])
+@each_side
+def test_what_a_text_starts_from_is_projected_once(side, given, monkeypatch):
+    """It is the same row everywhere; what is given is not."""
+    config, seen = LM.config(mem_len=5, initial_memory="zeros"), []
+    model = side.model(LM, config)
+    attention = type(model.body().blocks[0].attention)
+    keys = attention.keys
+    monkeypatch.setattr(attention, "keys", lambda self, rows: (seen.append(rows.shape[1]), keys(self, rows))[1])
+    memory = side.towers.KeyValueMemory(model.init_mems(2) if given else None)
+    for length in (3, 2):
+        called(side, model, inputs_for(LM, config, "input_ids", B=2, T=length), memory)
+    assert seen == [5 + 3 if given else 1 + 3] * config.num_layers + [2] * config.num_layers
+
+
 # ------------------------------------------------------------------------------------------------ in PyTorch: the cost
 
 

@@ -99,8 +99,11 @@ class KeyValueMemory:
         same = first or self.body is body
         require_kept(type(body).__name__, bool(training), same, now if first else self.about, now)
         if first:
-            self.layers, self.reach = [KeptLayer(self, each) for each in start() or [None] * len(body.blocks)], (0, 0)
-            self.about = now
+            self.layers, self.about, self.reach = (
+                [KeptLayer(self, each, self.given is None) for each in start() or [None] * len(body.blocks)],
+                now,
+                (0, 0),
+            )
             self.rows, self.absent = 0 if self.layers[0].before is None else self.layers[0].before.shape[1], 0
         self._encode(body, hidden)
         return self.layers
@@ -173,10 +176,15 @@ class KeptLayer:
     """What is kept of one layer: hidden states, keys and values, the same number of rows of each.
 
     They stand as [B, 1, rows, D] and [B, N, rows, H]: a head reads its own in one go.
+
+    Args:
+        before: hidden states [B, M, D] whose keys are still to be made.
+        alike: whether these are one row M times, as at the start of a text, whose keys are made once.
     """
 
-    def __init__(self, memory: KeyValueMemory, before: Any) -> None:
-        self.memory, self.before = memory, before  # hidden states [B, M, D] whose keys are still to be made
+    def __init__(self, memory: KeyValueMemory, before: Any, alike: bool = False) -> None:
+        self.memory, self.before = memory, before
+        self.again = max(0, before.shape[1] - 1) if alike and before is not None else 0  # rows that are as the next
         self.shelf: list[Any] = []
         self.read: list[Any] = []  # the same and what is read behind it, until that is kept
         self.position: Any = None
@@ -193,7 +201,7 @@ class KeptLayer:
         """
         before, T, S = self.before, hidden.shape[1], self.memory.rows + hidden.shape[1]
         new = hidden if before is None else ops.concatenate([ops.cast(before, hidden.dtype), hidden], axis=1)
-        key, value = attention.keys(seen(new))
+        key, value = (_repeated(each, self.again) for each in attention.keys(seen(new[:, self.again :])))
         rows = [ops.expand_dims(new, 1), key, value]  # [B, 1 or N, M + T or T, D or H]
         if self.shelf:
             rows = [ops.concatenate(each, axis=2) for each in zip(self.shelf, rows, strict=True)]
@@ -207,7 +215,7 @@ class KeptLayer:
         if rows > count:
             empty = [ops.zeros((*kept.shape[:2], rows - count, kept.shape[3]), kept.dtype) for kept in self.shelf]
             self.shelf = [ops.concatenate(each, axis=2) for each in zip(empty, self.shelf, strict=True)]
-        self.read, self.before = [], None
+        self.read, self.before, self.again = [], None, 0
 
     def _positions(self, attention: Any, count: int, keys: int) -> Any:
         """Return the keys of all distances between that many queries and keys, [N, R, H] or [G, N, R, H]."""
@@ -267,3 +275,8 @@ def known_mems(mems: Any, layers: int | None = None) -> Any:
     if isinstance(mems, KeyValueMemory):
         mems = mems.given if mems.body is None else None
     return mems[:layers] if isinstance(mems, Sequence) else mems
+
+
+def _repeated(rows: Any, again: int) -> Any:
+    """Return rows [B, N, X, H] with the first one that many times more before them."""
+    return ops.concatenate([ops.repeat(rows[:, :, :1], again, axis=2), rows], axis=2) if again else rows

@@ -88,7 +88,7 @@ class KeyValueMemory:
         require_kept(type(body).__name__, body.training, first or self.body is body, now if first else self.about, now)
         if first:
             self.layers, self.about, self.reach = (
-                [KeptLayer(self, each) for each in start() or [None] * len(body.blocks)],
+                [KeptLayer(self, each, self.given is None) for each in start() or [None] * len(body.blocks)],
                 now,
                 (0, 0),
             )
@@ -134,10 +134,15 @@ class KeptLayer:
     """What is kept of one layer: hidden states, keys and values, each rows start to end of a larger tensor.
 
     They stand as [B, 1, room, D] and [B, N, room, H]: a head reads its own in one go.
+
+    Args:
+        before: hidden states [B, M, D] whose keys are still to be made.
+        alike: whether these are one row M times, as at the start of a text, whose keys are made once.
     """
 
-    def __init__(self, memory: KeyValueMemory, before: Tensor | None) -> None:
-        self.memory, self.before = memory, before  # hidden states [B, M, D] whose keys are still to be made
+    def __init__(self, memory: KeyValueMemory, before: Tensor | None, alike: bool = False) -> None:
+        self.memory, self.before = memory, before
+        self.again = max(0, before.shape[1] - 1) if alike and before is not None else 0  # rows that are as the next
         self.shelf: list[Tensor] = []
         self.position: Tensor | None = None
 
@@ -154,13 +159,13 @@ class KeptLayer:
         """
         start, stop = self.memory.start, self.memory.end + hidden.shape[1]
         new = hidden if self.before is None else torch.cat([self.before.to(hidden.dtype), hidden], dim=1)
-        key, value = attention.keys(seen(new))
+        key, value = (_repeated(each, self.again) for each in attention.keys(seen(new[:, self.again :])))
         rows = [new[:, None], key, value]  # [B, 1 or N, M + T or T, D or H]
         if not self.shelf:
             self.shelf = [_empty(row, 2 * stop) for row in rows]
         for kept, row in zip(self.shelf, rows, strict=True):
             kept[:, :, stop - row.shape[2] : stop] = row
-        self.before = None
+        self.before, self.again = None, 0
         key, value = (kept[:, :, start:stop] for kept in self.shelf[1:])  # [B, N, S, H]
         return Keys(key, value, self._positions(attention, hidden.shape[1], stop - start))
 
@@ -188,6 +193,11 @@ def known_mems(mems: Any, layers: int | None = None) -> Any:
     if isinstance(mems, KeyValueMemory):
         mems = mems.given if mems.body is None else None
     return mems[:layers] if isinstance(mems, Sequence) else mems
+
+
+def _repeated(rows: Tensor, again: int) -> Tensor:
+    """Return rows [B, N, X, H] with the first one that many times more before them."""
+    return torch.cat([rows[:, :, :1].expand(-1, -1, again, -1), rows], dim=2) if again else rows
 
 
 def _empty(like: Tensor, room: int) -> Tensor:
