@@ -26,6 +26,7 @@ WORKLOADS = {
     "xlnet-words": ("generation.py", "--family", "xlnet"),
     "xlm-words": ("generation.py", "--family", "xlm"),
 }
+FLOORS = ("floor", "all weights")
 COLORS = {"ours torch": "#c4572e", "ours keras": "#3b6ea5"}
 
 
@@ -46,7 +47,7 @@ def ratios(found: dict[str, Any]) -> list[tuple[str, str, float, float | None]]:
     for row in found["rows"]:
         floor = row["sides"].get("floor")
         for side, values in row["sides"].items():
-            beside = {peer: times for peer, times in values["times as fast as"].items() if peer != "floor"}
+            beside = {peer: times for peer, times in values["times as fast as"].items() if peer not in FLOORS}
             for peer, times in beside.items():
                 most = row["sides"][peer]["median"] / floor["median"] if floor else None
                 bars.append((f"{row['what']}\nbeside {peer}", side, times, most))

@@ -7,13 +7,15 @@ in 6 layers of Transformer-XL's large shape for WikiText-103; `train` takes trai
 layers, on 4 texts of 128 words after as many. Words are drawn as texts have them (Zipf's law). Sides, each in a process
 of its own, by turns in one run: ours in PyTorch and in Keras with a `KeyValueMemory` (but in training), transformers
 4.34 in PyTorch and in TensorFlow, which project their whole memory anew in each call. The floor of `decode` is to read
-the weights of layers and of the frequent words once a word, as matrix-vector products; that of `segments` the matrix
-products alone. What is computed must be equal: all words, hidden states and losses (1e-3 of their scale). Prints
+the weights of layers and of the frequent words once a word, as matrix-vector products, which leaves out what rare words
+and distances have, for hardly a word needs that; "all weights" is to read those, too. The floor of `segments` is the
+matrix products alone. What is computed must be equal: all words, hidden states and losses (1e-3 of their scale). Prints
 medians, and the medians of our ratios over the rounds; of `train` the largest memory that a side had in a step, too,
 and how much of it came on top of what it held before. `--out` keeps them as JSON.
 """
 
 import argparse
+import itertools
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -47,7 +49,8 @@ SHAPES = {
 }
 TEXTS = {"decode": (1, 1), "segments": (1, 128), "train": (4, 128)}
 CLASSES = {"body": "TransfoXLModel", "lm": "TransfoXLLMHeadModel"}
-PEERS = {"ours torch": (OLD, "floor"), "ours keras": (OLD_TENSORFLOW, "floor")}
+FLOORS = {"decode": ("floor", "all weights"), "segments": ("floor",), "train": ()}
+PEERS = {"ours torch": (OLD, *FLOORS["decode"]), "ours keras": (OLD_TENSORFLOW, *FLOORS["decode"])}
 LACKING = {"train": (OLD_TENSORFLOW,)}  # it has no softmax with clusters of one width
 APART = 1e-3
 STATUS = Path("/proc/self/status")
@@ -219,7 +222,11 @@ class Keras(KerasModels):
 
 
 class Floor:
-    """What no side can go below: the products of one word, or of one segment, and nothing else."""
+    """What no side can go below: the products of one word, or of one segment, and nothing else.
+
+    Args:
+        asked: what each side is asked; of `name` "all weights" a word reads all of them.
+    """
 
     def __init__(self, asked: dict[str, Any]) -> None:
         import torch
@@ -229,11 +236,23 @@ class Floor:
         D, F, N, (_, T) = c["d_model"], c["d_inner"], c["n_head"], np.shape(asked["ids"])
         S = c["mem_len"] + T
         weights = [draw(rows, size) for _ in range(c["n_layer"]) for rows, size in [(D, D)] * 4 + [(F, D), (D, F)]]
-        frequent = [draw(D, D), draw(c["cutoffs"][0], D)]
-        self.decoded = [(draw(1, each.shape[1]), each.T) for each in weights + frequent]
+        words = [draw(D, D), draw(c["cutoffs"][0], D)]
+        if asked["name"] == "all weights":
+            words += [draw(D, D) for _ in range(c["n_layer"])] + self._rare(c)
+        self.decoded = [(draw(1, each.shape[1]), each.T) for each in weights + words]
         self.read = [(draw(T, each.shape[1]), each.T) for each in weights]
         query, key, shares = draw(N, T, D // N), draw(N, D // N, S), draw(N, T, S)
         self.read += [(query, key), (query, key), (shares, key.transpose(1, 2))] * c["n_layer"]
+
+    def _rare(self, c: dict[str, Any]) -> list[Any]:
+        """Return the tables of rare words, and what projects to them."""
+        import torch
+
+        borders, found = [*c["cutoffs"], c["vocab_size"]], []
+        for number, (start, end) in enumerate(itertools.pairwise(borders), 1):
+            width = c["d_embed"] // c["div_val"] ** number
+            found += [torch.randn(width, c["d_model"]), torch.randn(end - start, width)]
+        return found
 
     def decode(self, count: int) -> Callable[[], None]:
         """Return what reads the weights for as many words."""
@@ -267,7 +286,7 @@ def measure(what: str, given: argparse.Namespace) -> dict[str, Any]:
     shape, count = SHAPES[what], given.words if what == "decode" else 1
     ids = zipf(shape["vocab_size"], TEXTS[what]).tolist()
     names = [name for name in given.sides if name not in LACKING.get(what, ())]
-    names += ["floor"] if what != "train" else []
+    names += FLOORS[what]
     with tempfile.TemporaryDirectory() as folder:
         make_folder(folder, CLASSES["lm"], "transfo-xl", shape)
         asked = {"classes": CLASSES, "folder": folder, "ids": ids, "threads": given.threads, "clock": given.clock}
@@ -303,7 +322,7 @@ def main() -> None:
     parser.add_argument("--words", type=int, default=16, help="words that one run of `decode` writes")
     given = options(parser, rounds=3)
     if given.worker:
-        serve(Floor if given.worker == "floor" else Torch if given.worker.endswith("torch") else Keras)
+        serve(Floor if given.worker in FLOORS["decode"] else Torch if given.worker.endswith("torch") else Keras)
     else:
         keep(given.out, {"rows": [measure(what, given) for what in given.what]})
 

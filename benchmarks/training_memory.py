@@ -156,7 +156,7 @@ def memory(names: list[str], asked: dict[str, Any], gradients: int) -> dict[str,
     """
     most, losses = {}, {}
     for name in reversed(names):  # the peer first
-        side = start(name, asked, "env", f"MALLOC_MMAP_THRESHOLD_={1 << 16}")
+        side = start(name, asked, "env", f"MALLOC_MMAP_THRESHOLD_={1 << 16}", "TF_ONEDNN_USE_SYSTEM_ALLOCATOR=1")
         losses[name] = side.ask(do="loss")["value"][0]
         if abs(losses[name] - losses[PEER]) > APART[asked["dtype"]] * losses[PEER]:
             raise SystemExit(f"{name}: the loss must be {losses[PEER]:.6f}, got {losses[name]:.6f}")
