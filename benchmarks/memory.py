@@ -290,7 +290,8 @@ def measure(what: str, given: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         make_folder(folder, CLASSES["lm"], "transfo-xl", shape)
         asked = {"classes": CLASSES, "folder": folder, "ids": ids, "threads": given.threads, "clock": given.clock}
-        before = ["env", f"MALLOC_MMAP_THRESHOLD_={1 << 16}"] if what == "train" else []
+        kept = [f"MALLOC_MMAP_THRESHOLD_={1 << 16}", "TF_ONEDNN_USE_SYSTEM_ALLOCATOR=1"]
+        before = ["env", *kept] if what == "train" else []
         command = [str(Path(__file__).resolve()), "--worker"]
         sides = {
             name: Side([*before, python_of(name, given.peer_python), *command, name], name=name, shape=shape, **asked)

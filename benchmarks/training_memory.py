@@ -11,7 +11,8 @@ Losses must be equal.
 Memory is what Linux counts: the peak of the resident memory during a step (VmHWM, set back before it) above what was
 resident before it, when the weights were loaded and the libraries warm from a step on two words. Gradients are part of
 it; a second column leaves one of each weight out, for they exist at the end whoever computes them. These processes give
-back what they free at once (glibc's MALLOC_MMAP_THRESHOLD_), so that only what is held counts.
+back what they free at once (glibc's MALLOC_MMAP_THRESHOLD_, and TensorFlow without its own store of memory,
+TF_ONEDNN_USE_SYSTEM_ALLOCATOR), so that only what is held counts.
 Time is taken by turns in other processes, without that; not at all with `--rounds 0`. Prints medians and the medians of
 our ratios over the rounds; `--out` keeps them as JSON.
 """

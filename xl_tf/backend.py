@@ -143,6 +143,70 @@ def compiled_function(function: Callable[..., Any], model: Any) -> Callable[...,
     return tensorflow.function(function, autograph=False)
 
 
+def rewriting() -> str:
+    """Return what it takes here to change rows of an array: `nothing`, as compiled code does it, `place` or `copy`.
+
+    Compiled code sees that nobody else reads the array. TensorFlow on a CPU can be told so, elsewhere it copies it all.
+    """
+    if keras.backend.backend() == "jax":
+        return "nothing"
+    import tensorflow
+    from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
+
+    if tensorflow.inside_function() and GraphOrParentsInXlaContext(tensorflow.compat.v1.get_default_graph()):
+        return "nothing"
+    return "place" if devices() == ("cpu",) else "copy"
+
+
+def room(shape: tuple[Any, ...], dtype: str, takes: str, after: Any) -> Any:
+    """Return an array of zeros that nobody else reads, whose rows are to be changed; see `rewriting`.
+
+    It is made when another array is there: TensorFlow would make it sooner than it is needed.
+    """
+    if takes != "place":
+        return ops.zeros(shape, dtype)
+    import tensorflow
+
+    with tensorflow.control_dependencies([after]):
+        return tensorflow.raw_ops.Empty(shape=shape, dtype=dtype, init=True)  # zeros might be a constant of the code
+
+
+def with_rows(array: Any, first: Any, rows: Any, takes: str) -> Any:
+    """Return an array with other rows from one on; for `takes` see `rewriting`; in place it must be of `room`."""
+    if takes != "place":
+        return ops.slice_update(array, (first, *[0] * (len(array.shape) - 1)), rows)
+    import tensorflow
+
+    places = ops.cast(first, "int32") + ops.arange(ops.shape(rows)[0], dtype="int32")
+    return tensorflow.raw_ops.InplaceUpdate(x=array, i=places, v=rows)
+
+
+def with_rows_added(array: Any, places: Any, rows: Any, takes: str) -> Any:
+    """Return an array of TensorFlow with rows added at places, which may be the same; for `takes` see `rewriting`."""
+    import tensorflow
+
+    places, rows = ops.ravel(places), ops.reshape(rows, (-1, rows.shape[-1]))
+    if takes != "place":
+        return tensorflow.tensor_scatter_nd_add(array, places[:, None], rows)
+    # An array may be a constant or have other readers: what adds the first row copies it if so, and only then. Adding
+    # none would not do, which may be done beforehand and make a constant again.
+    places = ops.concatenate([ops.cast(places, "int32"), ops.zeros((1,), "int32")])  # there is a first one at least
+    rows = ops.concatenate([rows, ops.zeros((1, rows.shape[-1]), rows.dtype)])
+    edges = {"begin": places[:1], "end": places[:1] + 1, "strides": [1]}
+    first = ops.take(array, places[:1], axis=0) + rows[:1]
+    own = tensorflow.raw_ops.TensorStridedSliceUpdate(input=array, value=first, **edges)
+    return tensorflow.raw_ops.InplaceAdd(x=own, i=places[1:], v=rows[1:])
+
+
+def records() -> bool:
+    """Tell whether TensorFlow may be recording what is computed, to derive it; not within what is computed anew."""
+    if keras.backend.backend() != "tensorflow":
+        return False
+    from tensorflow.python.eager.record import could_possibly_record
+
+    return bool(could_possibly_record())
+
+
 def scope_of_code() -> Any:
     """Return the code that is being compiled, in which arrays have no values yet; what equals itself where none is."""
     if keras.backend.backend() == "jax":

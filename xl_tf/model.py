@@ -54,7 +54,7 @@ class Model(keras.Model):
         super().__init__(dtype=dtype, **more)
         self.config = config
         self._made_by = config.copy()  # what the parameters are by, whatever becomes of the config
-        self.step_function: Any = (None, None)  # the config and the compiled step of `generate`, once it has made one
+        self.step_function: Any = (None, None)  # what the compiled step of `generate` is made for, and it
 
     @classmethod
     def _require(cls, config: Any) -> None:

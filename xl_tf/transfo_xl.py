@@ -12,6 +12,7 @@ from xl_tf.layers.attention import Keys, attend, by_head, distance_encodings, re
 from xl_tf.layers.basic import FeedForward, layer_norm, linear, parameter
 from xl_tf.layers.key_values import KeptLayer, KeyValueMemory, known_mems
 from xl_tf.layers.memory import CarriedMemory, Memory, MemoryThroughBody, turned
+from xl_tf.layers.shared_table import one_gradient
 from xl_tf.losses import classification_loss, mean_over
 from xl_tf.model import Model
 from xlcore.errors import ShapeError
@@ -278,6 +279,7 @@ class TFTransfoXLLMHeadModel(MemoryThroughBody, Model):
         self.crit = TFProjectedAdaptiveLogSoftmax(*sizes, embedding=self.transformer.embedding, **ties, dtype=dtype)
         self.finish()
 
+    @one_gradient
     def call(
         self,
         input_ids: Any = None,

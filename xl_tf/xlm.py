@@ -11,6 +11,7 @@ from xl_tf.layers.adaptive import TFProjectedAdaptiveLogSoftmax
 from xl_tf.layers.basic import FeedForward, layer_norm, linear
 from xl_tf.layers.cache import KeyValueCache
 from xl_tf.layers.plain_attention import PlainAttention, kept_positions, source_of, visible_keys
+from xl_tf.layers.shared_table import one_gradient
 from xl_tf.layers.summary import AnswerScore, EndScores, SequenceSummary, StartScores, answer_loss, best_answers
 from xl_tf.layers.vocabulary import Embedding, WordScores
 from xl_tf.losses import classification_loss, entry_loss, span_loss
@@ -186,6 +187,7 @@ class TFXLMWithLMHeadModel(PrunableModel, Model):
         self.crit = TFProjectedAdaptiveLogSoftmax(V, D, D, *clusters, plain=True, dtype=dtype) if config.asm else None
         self.finish()
 
+    @one_gradient
     def call(
         self,
         input_ids: Any = None, attention_mask: Any = None, langs: Any = None, token_type_ids: Any = None,
@@ -199,14 +201,12 @@ class TFXLMWithLMHeadModel(PrunableModel, Model):
         Takes what `TFXLMModel.call` takes, and:
 
         Args:
-            labels: [B, P], the word at each position; nothing is shifted. -100 is ignored. With a cache those of what
-                is new.
+            labels: [B, P], the word at each position that is new; nothing is shifted. -100 is ignored.
             output_scores: give `logits` beside the loss, too; they cost time and memory.
             logits_to_keep: scores of that many last positions only, 0 for all; or of these positions, [P].
 
         Returns:
-            `XLMWithLMHeadModelOutput`, or a tuple of its fields. With labels the `loss`; without, `logits`, which with
-            `config.asm` are logarithms of probabilities.
+            `XLMWithLMHeadModelOutput`, or a tuple. With labels `loss`; without, `logits`, logarithms if `config.asm`.
         """
         body = self.transformer(
             input_ids, attention_mask, langs, token_type_ids, position_ids, lengths, cache=cache, head_mask=head_mask,

@@ -11,6 +11,7 @@ from xl_tf.layers.basic import layer_norm, linear
 from xl_tf.layers.cache import KeyValueCache, Past, grown, past_layers
 from xl_tf.layers.plain_attention import encoded_source, keys_by_mask
 from xl_tf.layers.roberta import HeadTransform, TextClassifier, XLMRobertaXLBlock, word_positions
+from xl_tf.layers.shared_table import one_gradient
 from xl_tf.layers.vocabulary import Embedding, WordScores
 from xl_tf.losses import classification_loss, entry_loss, span_loss
 from xl_tf.model import Model
@@ -164,6 +165,7 @@ class TFXLMRobertaXLForMaskedLM(PrunableModel, Model):
         )
         self.finish()
 
+    @one_gradient
     def call(
         self,
         input_ids: Any = None, attention_mask: Any = None, token_type_ids: Any = None,
@@ -217,6 +219,7 @@ class TFXLMRobertaXLForCausalLM(PrunableModel, Model):
         )
         self.finish()
 
+    @one_gradient
     def call(
         self,
         input_ids: Any = None, attention_mask: Any = None, token_type_ids: Any = None,

@@ -196,14 +196,12 @@ class XLMWithLMHeadModel(PrunableModel, Model):
         Takes what `XLMModel.forward` takes, and:
 
         Args:
-            labels: [B, P], the word at each position; nothing is shifted. -100 is ignored. With a cache those of what
-                is new.
+            labels: [B, P], the word at each position that is new; nothing is shifted. -100 is ignored.
             output_scores: give `logits` beside the loss, too; they cost time and memory.
             logits_to_keep: scores of that many last positions only, 0 for all; or of these positions, [P].
 
         Returns:
-            `XLMWithLMHeadModelOutput`, or a tuple of its fields. With labels the `loss`; without, `logits`, which with
-            `config.asm` are logarithms of probabilities.
+            `XLMWithLMHeadModelOutput`, or a tuple. With labels `loss`; without, `logits`, logarithms if `config.asm`.
         """
         body = self.transformer(
             input_ids, attention_mask, langs, token_type_ids, position_ids, lengths, cache=cache, head_mask=head_mask,

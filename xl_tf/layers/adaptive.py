@@ -8,6 +8,7 @@ from keras import ops
 
 from xl_tf.checks import require_ids, require_labels
 from xl_tf.layers.basic import parameter
+from xl_tf.layers.shared_table import looked_up, read_again
 from xl_tf.layers.word_loss import entry_losses
 from xl_tf.losses import inside, mean_over, told
 from xl_tf.ops import precise
@@ -90,7 +91,7 @@ class TFAdaptiveEmbedding(keras.Layer):
         require_ids("TFAdaptiveEmbedding", ids, self.n_token)
         ids, embedded = ops.cast(ids, "int32"), None
         for (start, end, _), each in zip(self.ends, self.bins, strict=True):
-            rows = ops.take(each.weight, ops.clip(ids - start, 0, end - start - 1), axis=0)
+            rows = looked_up(each.weight, ops.clip(ids - start, 0, end - start - 1))
             rows = rows if each.projection is None else ops.matmul(rows, ops.transpose(each.projection))
             inside = ((ids >= start) & (ids < end))[..., None]
             embedded = ops.where(inside, rows, ops.zeros_like(rows) if embedded is None else embedded)
@@ -253,7 +254,7 @@ class TFProjectedAdaptiveLogSoftmax(keras.Layer):
     def _tables(self) -> tuple[list[Any], list[Any]]:
         """Return the tables and the biases of all bins, as `entry_losses` takes them; what has no biases has zeros."""
         tables = [each for each in self.bins if each.weight is not None] + ([self.cluster] if self.cluster else [])
-        weights = [each.weight for each in tables]
+        weights = [read_again(each.weight) for each in tables]
         return weights, [ops.zeros(each.weight.shape[:1]) if each.bias is None else each.bias for each in tables]
 
     def _size(self, number: int) -> int:

@@ -7,6 +7,7 @@ from keras import ops
 
 from xl_tf.checks import require_ids
 from xl_tf.layers.basic import parameter
+from xl_tf.layers.shared_table import looked_up, read_again
 from xl_tf.layers.word_loss import word_loss
 
 
@@ -30,10 +31,7 @@ class Embedding(keras.Layer):
             ShapeError: for an id outside the vocabulary, on the CPU.
         """
         require_ids("TFEmbedding", ids, self.count)
-        rows = ops.take(self.weight, ops.cast(ids, "int32"), axis=0)
-        if self.padding is None:
-            return rows
-        return ops.where(ops.equal(ids, self.padding)[..., None], ops.stop_gradient(rows), rows)
+        return looked_up(self.weight, ops.cast(ids, "int32"), self.padding)
 
 
 class WordScores(keras.Layer):
@@ -51,8 +49,8 @@ class WordScores(keras.Layer):
 
     def call(self, hidden: Any) -> Any:
         """Score [..., D] as [..., V]."""
-        return ops.einsum("...d,vd->...v", hidden, self.weight) + self.bias
+        return ops.einsum("...d,vd->...v", hidden, read_again(self.weight)) + self.bias
 
     def mean_loss(self, where: str, hidden: Any, labels: Any) -> Any:
         """Return the mean loss of words: hidden [..., D], labels [...]; see `word_loss`."""
-        return word_loss(where, hidden, labels, self.weight, self.bias)
+        return word_loss(where, hidden, labels, read_again(self.weight), self.bias)

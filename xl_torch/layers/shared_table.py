@@ -1,7 +1,4 @@
-"""One gradient for a table that embeds words and scores them: two would take twice its memory.
-
-Keras adds the rows that are looked up to the table's gradient by itself, in the framework's own way.
-"""
+"""One gradient for a table that embeds words and scores them: two would take twice its memory."""
 
 from collections.abc import Callable
 from contextvars import ContextVar
