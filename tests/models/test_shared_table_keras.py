@@ -135,3 +135,18 @@ def test_rows_are_written_in_place_and_what_others_read_stays():
     assert array.numpy().tolist() == [[0, 0], [1, 1], [1, 1]]
     assert more.numpy().tolist() == [[0, 0], [1, 1], [3, 3]]
     assert backend.rewriting() == "place"
+
+
+def test_nothing_larger_than_scores_is_made_on_the_way_back():
+    """TensorFlow would make a gradient of the table for each position, and add them up, by itself."""
+    P, V, D = 2 * 3, 11, 5
+    scores = import_module("xl_tf.layers.vocabulary").WordScores(V, D)
+
+    def step(hidden):
+        with tf.GradientTape() as tape:
+            value = tf.reduce_sum(tf.square(scores(hidden)))
+        return tape.gradient(value, [each.value for each in scores.trainable_variables])
+
+    code = tf.function(step, autograph=False).get_concrete_function(tf.TensorSpec((2, 3, D), "float32"))
+    made = [each.shape.num_elements() or 0 for node in code.graph.get_operations() for each in node.outputs]
+    assert max(made) == P * V

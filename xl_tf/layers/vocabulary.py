@@ -49,7 +49,9 @@ class WordScores(keras.Layer):
 
     def call(self, hidden: Any) -> Any:
         """Score [..., D] as [..., V]."""
-        return ops.einsum("...d,vd->...v", hidden, read_again(self.weight)) + self.bias
+        rows = ops.reshape(hidden, (-1, hidden.shape[-1]))  # for "...d" TensorFlow makes a gradient [..., V, D] first
+        scores = ops.einsum("pd,vd->pv", rows, read_again(self.weight)) + self.bias
+        return ops.reshape(scores, (*ops.shape(hidden)[:-1], scores.shape[-1]))
 
     def mean_loss(self, where: str, hidden: Any, labels: Any) -> Any:
         """Return the mean loss of words: hidden [..., D], labels [...]; see `word_loss`."""
