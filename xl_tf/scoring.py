@@ -13,6 +13,7 @@ from xl_tf.layers.vocabulary import WordScores
 from xl_tf.layers.word_loss import entry_losses
 from xl_tf.model import Model
 from xlcore.errors import ConfigError
+from xlcore.memory import carrying_nothing
 from xlcore.shapes import IGNORED_LABEL
 from xlcore.tasks.language_modeling import language_of, most_words
 from xlcore.tasks.scoring import (
@@ -111,7 +112,7 @@ def _reading_as(model: Model, reading: Reading) -> Iterator[tuple[Settings, Call
     if "reuse_len" in config.fields:  # what is read stays, for the next segment begins behind it
         changed = {**changed, "reuse_len": None}
     before = {name: getattr(config, name) for name in changed if name != "mem_len"}
-    with _carrying_nothing(body):
+    with carrying_nothing(body):
         try:
             for name, value in changed.items():
                 _change(model, name, value)
@@ -119,20 +120,6 @@ def _reading_as(model: Model, reading: Reading) -> Iterator[tuple[Settings, Call
         finally:
             for name, value in {**before, "mem_len": mem_len}.items():
                 _change(model, name, value)
-
-
-@contextmanager
-def _carrying_nothing(body: Any) -> Iterator[None]:
-    """Have a model neither read nor change what `carry_memory` carries."""
-    carried = getattr(body, "carried", None)
-    active = carried is not None and carried.active
-    if active:
-        carried.active = False
-    try:
-        yield
-    finally:
-        if active:
-            carried.active = True
 
 
 def _change(model: Model, name: str, value: Any) -> None:

@@ -1,6 +1,8 @@
 """What a model that carries its memory by itself is asked for."""
 
 import reprlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from xlcore.config import Unfit, fitted, positive, whole
@@ -72,3 +74,17 @@ def chosen_rows(where: str, rows: Any, count: int | None) -> list[int]:
         known = "from 0 on" if count is None else f"in [0, {count})"
         raise ShapeError(f"{where}: rows must be one or more whole numbers {known}, got {reprlib.repr(given)}")
     return chosen
+
+
+@contextmanager
+def carrying_nothing(body: Any) -> Iterator[None]:
+    """Have a model neither read nor change what `carry_memory` carries."""
+    carried: Any = getattr(body, "carried", None)  # models without memory have none
+    active = carried is not None and carried.active
+    if active:
+        carried.active = False
+    try:
+        yield
+    finally:
+        if active:
+            carried.active = True

@@ -8,7 +8,7 @@ import json
 import random
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
 
@@ -51,6 +51,19 @@ def _damage(made: bytearray, at: int, rng: random.Random) -> None:
         del made[at : at + rng.choice([1, 8, 64])]
     elif way == "twice":
         made[at:at] = made[at : at + rng.choice([1, 8, 64])]
+
+
+def with_one_damaged(files: Sequence[Path], count: int) -> list[Path]:
+    """Make folders beside files, which hold them all, the last one damaged another way in each."""
+    *whole, last = files
+    folders = []
+    for number, content in enumerate(damaged(last.read_bytes(), count)):
+        folders.append(last.parent / str(number))
+        folders[-1].mkdir()
+        for file in whole:
+            (folders[-1] / file.name).hardlink_to(file)
+        (folders[-1] / last.name).write_bytes(content)
+    return folders
 
 
 def survive(reader: str, paths: Iterable[Path], folder: Path) -> list[str]:

@@ -9,7 +9,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from filled import assert_holds, entries_of, fill
-from fuzz import damaged, survive
+from fuzz import survive, with_one_damaged
 from hypothesis import given, settings
 from hypothesis import strategies as draw
 
@@ -270,12 +270,6 @@ def test_models_that_are_called_as_shards_are_read(tmp_path):
 
 def test_damaged_shards_raise_format_errors_only(tmp_path):
     write(tmp_path, sharded(ARRAYS, 2))
-    first, second = (tmp_path / f"model-shard{number}.pt" for number in range(2))
-    folders = []
-    for number, content in enumerate(damaged(second.read_bytes(), 120)):
-        folders.append(tmp_path / str(number))
-        folders[-1].mkdir()
-        (folders[-1] / first.name).hardlink_to(first)
-        (folders[-1] / second.name).write_bytes(content)
+    folders = with_one_damaged([tmp_path / f"model-shard{number}.pt" for number in range(2)], 120)
     told = survive("conversion.formats.model_parts:open_torch", folders, tmp_path)
     assert 5 < told.count("read") < 115

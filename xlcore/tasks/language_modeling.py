@@ -27,9 +27,7 @@ def language_of(where: str, config: Any, lang: Any) -> int | None:
         if lang is not None:
             raise ConfigError(f"{where}: lang must be given for models with languages only, got {lang}")
         return None
-    if lang is None:
-        return config.lang_id  # type: ignore[no-any-return]
-    number: int = fitted(where, "lang", lang, at_least(0))
+    number: int = config.lang_id if lang is None else fitted(where, "lang", lang, at_least(0))
     if number >= config.n_langs:
         raise ConfigError(f"{where}: lang must lie in [0, n_langs={config.n_langs}), got {number}")
     return number
