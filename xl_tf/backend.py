@@ -198,6 +198,38 @@ def with_rows_added(array: Any, places: Any, rows: Any, takes: str) -> Any:
     return tensorflow.raw_ops.InplaceAdd(x=own, i=places[1:], v=rows[1:])
 
 
+def place(rows: Any, size: int) -> Any:
+    """Return room for `size` rows, [B, N, size, H], to write to in place, with rows [B, N, X, H] at its front.
+
+    Compiled code takes it as an argument. None where there is nothing of the kind: in compiled code, and on JAX.
+    """
+    if keras.backend.backend() == "jax":
+        return None
+    import tensorflow
+
+    if tensorflow.inside_function():
+        return None
+    empty = ops.zeros((*rows.shape[:2], size - rows.shape[2], rows.shape[3]), rows.dtype)
+    return tensorflow.Variable(ops.concatenate([rows, empty], axis=2), trainable=False)
+
+
+def write_place(place: Any, first: Any, rows: Any) -> None:
+    """Write rows [B, N, X, H] to a `place`, from its row `first` on."""
+    place.scatter_nd_update(_entries(place, first, rows.shape[2]), rows)  # slices that are assigned copy it all
+
+
+def read_place(place: Any, first: Any, count: int) -> Any:
+    """Return that many rows of a `place` from one on, [B, N, count, H]; a copy."""
+    return place.gather_nd(_entries(place, first, count))
+
+
+def _entries(place: Any, first: Any, count: int) -> Any:
+    """Return where rows of a `place` stand, [B, N, count, 3]."""
+    rows = ops.arange(count, dtype="int32") + first
+    entries = ops.meshgrid(*[ops.arange(size, dtype="int32") for size in place.shape[:2]], rows, indexing="ij")
+    return ops.stack(entries, axis=-1)
+
+
 def records() -> bool:
     """Tell whether TensorFlow may be recording what is computed, to derive it; not within what is computed anew."""
     if keras.backend.backend() != "tensorflow":

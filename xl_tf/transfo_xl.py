@@ -60,7 +60,8 @@ class RelativeAttention(keras.Layer):
     ) -> tuple[Any, Any]:
         """Attend from hidden [B, T, D] to S keys, of which it is the last T; visible [T, S]."""
         query = self._by_head(self.query(hidden))  # [B, N, T, H]
-        by_distance = ops.einsum("bnth,nrh->bntr", query + self._each(self.position_bias), keys.position)
+        located = (query + self._each(self.position_bias)) * query.shape[-1] ** -0.5
+        by_distance = ops.matmul(located, ops.swapaxes(keys.position, -1, -2))
         bias = relative_shift(by_distance)  # [B, N, T, S]
         query = query + self._each(self.content_bias)
         dropout = self.dropout

@@ -61,7 +61,8 @@ class RelativeAttention(nn.Module):
         query = self._by_head(self.query(hidden))  # [B, N, T, H]
         if kernel_fits(query, head_mask, need_probabilities):
             return self.out(self._fused(query, keys, visible)), None
-        by_distance = torch.einsum("bnth,nrh->bntr", query + self._each(self.position_bias, query), keys.position)
+        located = (query + self._each(self.position_bias, query)) * query.shape[-1] ** -0.5
+        by_distance = torch.einsum("bnth,nrh->bntr", located, keys.position)
         bias = relative_shift(by_distance)  # [B, N, T, S]
         query = query + self._each(self.content_bias, query)
         dropout = self.dropout if self.training else 0.0

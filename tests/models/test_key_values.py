@@ -377,6 +377,77 @@ def test_compiled_steps_equal_eager_ones(case):
 
 
 @pytest.mark.parametrize("case", [LM, XLNET_LM], ids=str)
+def test_compiled_steps_write_in_place(case):
+    """They read on and on, one word or many, once or twice a step: what is kept moves seldom, and nothing gets lost."""
+    from keras import ops
+
+    config, name = case.config(mem_len=9), "logits" if case is XLNET_LM else "prediction_scores"
+    model, traces, places = KERAS.model(case, config, dtype="float64"), [], []
+    lengths = (3, *[1] * 60, *[20] * 12, 1, 33, 33, 2)
+
+    def twice(memory, ids):
+        traces.append(ids.shape)
+        half = ids.shape[1] // 2
+        first = [] if half == 0 else [model(ids[:, :half], mems=memory)[name]]
+        return ops.concatenate([*first, model(ids[:, half:], mems=memory)[name]], axis=1)
+
+    step, memory, eager = KERAS.towers.compiled_reader(model, twice), *(KERAS.towers.KeyValueMemory() for _ in range(2))
+    for seed, length in enumerate(lengths):
+        batch = inputs_for(case, config, "input_ids", T=length, seed=seed)
+        ids, half = KERAS.native(batch["input_ids"]), length // 2
+        parts = [{"input_ids": part} for part in (ids[:, :half], ids[:, half:]) if part.shape[1]]
+        wanted = np.concatenate([called(KERAS, model, part, eager)[0][name] for part in parts], axis=1)
+        assert_close(KERAS.numpy(step(memory, ids)), wanted, "float64", f"step {seed}")
+        kept = memory.layers[1].shelf[2]  # held, so that no other has its number
+        places += [kept] if all(kept is not each for each in places) else []
+    assert_remembers(KERAS, memory, eager.mems(), "float64")
+    assert len(places) <= 12 < len(lengths) // 4, len(places)
+    assert len(traces) <= 8, traces
+
+
+@pytest.mark.parametrize("case", [LM, XLNET_LM], ids=str)
+@pytest.mark.parametrize("way", ["nested", "run_eagerly"])
+def test_compiled_steps_in_other_code(case, way):
+    """A step within a step, and steps that TensorFlow is told not to compile, keep their memory, too."""
+    import tensorflow as tf
+    from keras import ops
+
+    config = case.config(mem_len=9)
+    model, reader = KERAS.model(case, config, dtype="float64"), KERAS.towers.compiled_reader
+    inner = reader(model, lambda memory, ids: model(ids, mems=memory)[0])
+
+    def read(memory, ids):
+        return ops.concatenate([inner(memory, ids[:, :1]), inner(memory, ids[:, 1:])], axis=1)
+
+    step = reader(model, read) if way == "nested" else read
+    after, before = KERAS.towers.KeyValueMemory(), KERAS.towers.KeyValueMemory()
+    try:
+        tf.config.run_functions_eagerly(way == "run_eagerly")
+        for number, length in enumerate((3, 2, 2, 30, 2, 30, 30)):
+            ids = KERAS.native(inputs_for(case, config, "input_ids", T=length, seed=number)["input_ids"])
+            wanted = [model(part, mems=before)[0] for part in (ids[:, :1], ids[:, 1:])]
+            assert_close(KERAS.numpy(step(after, ids)), np.concatenate(wanted, axis=1), "float64", f"step {number}")
+            assert_remembers(KERAS, after, before.mems(), "float64")
+    finally:
+        tf.config.run_functions_eagerly(False)
+
+
+@pytest.mark.parametrize("case", [LM, XLNET_LM], ids=str)
+def test_a_longer_memory_is_kept_from_now_on(case):
+    """Places that are too small for it, and compiled code, make room."""
+    config = case.config(mem_len=4)
+    model, before, after = KERAS.model(case, config, dtype="float64"), *(KERAS.towers.KeyValueMemory() for _ in "ab")
+    step = KERAS.towers.compiled_reader(model, lambda memory, ids: model(ids, mems=memory)[0])
+    for number, mem_len in enumerate((4, 4, 50, 50, 2, 50)):
+        model.reset_memory_length(mem_len)
+        batch = inputs_for(case, config, "input_ids", T=5, seed=number)
+        wanted, _ = called(KERAS, model, batch, before)
+        found = step(after, KERAS.native(batch["input_ids"]))
+        assert_close(KERAS.numpy(found), next(iter(wanted.values())), "float64", f"step {number}")
+        assert_remembers(KERAS, after, before.mems(), "float64")
+
+
+@pytest.mark.parametrize("case", [LM, XLNET_LM], ids=str)
 def test_compiled_code_takes_no_memory_from_outside(case):
     """It would run with what it found when it was compiled; one that it makes itself serves, a copy among them."""
     config, name = case.config(), "logits" if case is XLNET_LM else "prediction_scores"

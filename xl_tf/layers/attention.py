@@ -53,10 +53,10 @@ def attend(
     head_mask: Any,
     need_probabilities: bool,
 ) -> tuple[Any, Any]:
-    """Attend with softmax((query . key + bias) / sqrt(H)) where a key is visible.
+    """Attend with softmax(query . key / sqrt(H) + bias) where a key is visible.
 
     Args:
-        query: [B, N, T, H]. key, value: [B, N, S, H]. bias: [B, N, T, S] or None, added before scaling.
+        query: [B, N, T, H]. key, value: [B, N, S, H]. bias: [B, N, T, S] or None, as it is added.
         visible: [T, S] or broadcastable to the scores; None if every query sees every key. A query that sees no key
             must be zero where there is a bias: it then attends to all alike. Without a bias what it gets is finite,
             and means nothing.
@@ -69,8 +69,8 @@ def attend(
     """
     B, N, T, H = ops.shape(query)
     scale = query.shape[-1] ** -0.5
-    scores = ops.matmul(query, ops.transpose(key, (0, 1, 3, 2)))
-    scores = (scores if bias is None else scores + bias) * scale
+    scores = ops.matmul(query * scale, ops.transpose(key, (0, 1, 3, 2)))
+    scores = scores if bias is None else scores + bias
     probabilities = softmax(
         scores if visible is None else ops.where(visible, scores, ops.cast(lowest(scores.dtype), scores.dtype))
     )

@@ -6,12 +6,12 @@ from typing import Any
 import keras
 from keras import ops
 
-from xl_tf.backend import compiled_function, scope_of_code
+from xl_tf.backend import compiled_function, place, read_place, scope_of_code, write_place
 from xl_tf.layers.attention import Keys
 from xlcore.errors import ConfigError
 from xlcore.memory import chosen_rows, require_kept
 
-FEW = 16  # distances are encoded for that many queries or more
+FEW = 16  # distances are encoded, and room is made, for that many positions or more
 
 
 class KeyValueMemory:
@@ -31,6 +31,9 @@ class KeyValueMemory:
         self.body: Any = None  # what has read it; None before
         self.layers: list[KeptLayer] = []
         self.rows, self.absent = 0, 0  # rows that are kept, of which the first ones may hold nothing yet
+        self.end: Any = None  # where they end in the places where they stand; None while they are arrays of their own
+        self.free, self.needed = 0, 0  # rows of places behind them, at least, and the most that a step has needed
+        self.moved = 0  # how far the end has moved in compiled code
         self.about = (0, "")  # rows of the batch, dtype of hidden states
         self.reach = (0, 0)  # T and M for which distances are encoded
         self.encoded: Any = None
@@ -39,8 +42,13 @@ class KeyValueMemory:
 
     def __copy__(self) -> "KeyValueMemory":
         """Return a memory of its own of the same model, to read on from here in several ways."""
-        other = KeyValueMemory().take(self.body, self.state())
+        state = self.state()
+        if self.body is not None:
+            layers = [(*layer.held(), layer.position) for layer in self.layers]
+            state |= {"layers": layers, "end": None}
+        other = KeyValueMemory().take(self.body, state)
         other.clamp_len = self.clamp_len
+        other._settle()
         return other
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "KeyValueMemory":
@@ -75,9 +83,12 @@ class KeyValueMemory:
         if not read:
             self.given = given and [ops.take(memory, rows, axis=1) for memory in given]
             return
-        for layer in self.layers:
-            layer.shelf = [ops.take(kept, rows, axis=0) for kept in layer.shelf]
-        self.about = (self.layers[0].shelf[0].shape[0], self.about[1])
+        chosen = [[ops.take(kept, rows, axis=0) for kept in layer.held()] for layer in self.layers]
+        if self.end is None or rows.shape[0] != count:
+            self.end, self.about = None, (rows.shape[0], self.about[1])
+        for layer, kept in zip(self.layers, chosen, strict=True):
+            layer.hold(kept)
+        self._settle()
 
     # ------------------------------------------------------------------------------------------------- for the models
 
@@ -105,6 +116,7 @@ class KeyValueMemory:
                 (0, 0),
             )
             self.rows, self.absent = 0 if self.layers[0].before is None else self.layers[0].before.shape[1], 0
+        self._make_room(hidden.shape[1])
         self._encode(body, hidden)
         return self.layers
 
@@ -115,11 +127,18 @@ class KeyValueMemory:
             fill: keep `most` rows from the start, so that shapes stay what they are in compiled code.
         """
         self.body, count = body, self.rows + added
-        self.rows = count if most is None else most if fill else min(count, most)
-        for layer in self.layers:
-            layer.move(count, self.rows)
-        absent = self.absent + (self.rows - count)
+        rows = count if most is None else most if fill else min(count, most)
+        if self.end is None or rows > count:
+            for layer in self.layers:
+                layer.move(count, rows)
+            self.end = None
+        else:
+            self.moved += 0 if isinstance(self.end, int) else added
+            self.end, self.free = self.end + added, self.free - added
+        self.rows = rows
+        absent = self.absent + (rows - count)
         self.absent = max(absent, 0) if isinstance(absent, int) else ops.maximum(absent, 0)
+        self._settle()
         return self
 
     def blocked(self, count: int, blocked: Any) -> Any:
@@ -135,13 +154,37 @@ class KeyValueMemory:
                 "compiled_reader(model, read) hands one in, and code that is not compiled reads any"
             )
 
+    def _make_room(self, count: int) -> None:
+        """Make room for that many rows behind those that are kept; they become arrays where there is no more room."""
+        self.needed = max(self.needed, _or_more(self.moved + count))
+        if self.end is not None and self.free < count:
+            self._loosen()
+            self._settle()
+
+    def _loosen(self) -> None:
+        """Have what is kept stand in arrays of its own."""
+        for layer in self.layers:
+            layer.shelf = layer.held()
+        self.end = None
+
+    def _settle(self) -> None:
+        """Have what is kept stand in places that are written to, where there are such, with as much room again."""
+        if self.end is not None or not self.layers or not self.layers[0].shelf:
+            return
+        room = 2 * (self.rows + self.needed)
+        places = [[place(kept, room) for kept in layer.shelf] for layer in self.layers]
+        if places[0][0] is not None:
+            for layer, each in zip(self.layers, places, strict=True):
+                layer.shelf = each
+            self.end, self.free = self.rows, room - self.rows
+
     def _encode(self, body: Any, hidden: Any) -> None:
         """Encode the distances from hidden [B, T, D] to all keys, and more than those if they are not there yet."""
         T, M = hidden.shape[1], max(self.rows, body.mem_len) if body.mem_len > 0 else 2 * self.rows
         clamp_len = body.config.clamp_len
         if self.clamp_len != clamp_len or self.reach[0] < T or sum(self.reach) < T + self.rows:
             self.clamp_len = clamp_len
-            self.reach = (max(FEW, self.reach[0], 1 << (T - 1).bit_length()), M)  # of few shapes, whatever T there are
+            self.reach = (max(self.reach[0], _or_more(T)), M)
             self.encoded = body.encoded_distances(*self.reach, hidden)  # [R, D] or [G, R, D]
             for layer in self.layers:
                 layer.position = None
@@ -149,12 +192,15 @@ class KeyValueMemory:
     # ------------------------------------------------------------------------------------------------- compiled steps
 
     def state(self) -> dict[str, Any]:
-        """Return all that is kept as arrays, the reach as the shape of one that has no entries."""
+        """Return all that is kept as arrays and places; counts as the shape of an array that has no entries."""
         if self.body is None:
             return {"given": self.given}
-        layers = [(*layer.shelf, layer.position) for layer in self.layers]
-        absent = ops.convert_to_tensor(self.absent, "int32")
-        return {"layers": layers, "absent": absent, "reach": ops.zeros((*self.reach, 0))}
+        return {
+            "layers": [(*layer.shelf, layer.position) for layer in self.layers],
+            "absent": ops.convert_to_tensor(self.absent, "int32"),
+            "end": None if self.end is None else ops.convert_to_tensor(self.end, "int32"),
+            "counts": ops.zeros((*self.reach, self.rows, self.needed, 0)),
+        }
 
     def take(self, body: Any, state: dict[str, Any]) -> "KeyValueMemory":
         """Hold what a body has read, as `state` gave it."""
@@ -166,10 +212,31 @@ class KeyValueMemory:
             layer = KeptLayer(self, None)
             layer.shelf, layer.position = shelf, position
             self.layers.append(layer)
-        first = self.layers[0].shelf[0]
-        self.rows, self.absent, self.about = first.shape[2], state["absent"], (first.shape[0], str(first.dtype))
-        self.reach = tuple(state["reach"].shape[:2])
+        first, self.absent, self.end = self.layers[0].shelf[0], state["absent"], state["end"]
+        *self.reach, self.rows, self.needed = state["counts"].shape[:4]
+        self.about, self.free = (first.shape[0], str(first.dtype)), self.needed
         return self
+
+    def went_on(self, before: dict[str, Any]) -> dict[str, Any]:
+        """Return the state after compiled code: without the places of the one before, and how far their end moved."""
+        if self.end is None or "given" in before or self.layers[0].shelf[0] is not before["layers"][0][0]:
+            self._loosen()
+            return self.state()
+        layers = [(layer.position,) for layer in self.layers]
+        return self.state() | {"layers": layers, "end": ops.zeros((self.moved, 0))}
+
+    def go_on(self, body: Any, state: dict[str, Any]) -> None:
+        """Hold what a body has read in compiled code, as `went_on` gave it there."""
+        if self.end is not None and state["end"] is not None:
+            moved = state["end"].shape[0]
+            layers = [(*layer.shelf, *after) for layer, after in zip(self.layers, state["layers"], strict=True)]
+            end, free = self.end + moved, self.free - moved
+            self.moved += 0 if isinstance(self.end, int) else moved
+            self.take(body, state | {"layers": layers, "end": end})
+            self.free = free
+        else:
+            self.take(body, state)
+            self._settle()
 
 
 class KeptLayer:
@@ -191,7 +258,20 @@ class KeptLayer:
 
     def hidden(self) -> Any:
         """Return the hidden states, [B, rows, D]."""
-        return self.shelf[0][:, 0]
+        return self.held(1)[0][:, 0]
+
+    def held(self, count: int | None = None) -> list[Any]:
+        """Return what is kept, or the first few of it, as arrays of their own."""
+        shelf, (end, rows) = self.shelf[:count], (self.memory.end, self.memory.rows)
+        return shelf if end is None else [read_place(kept, end - rows, rows) for kept in shelf]
+
+    def hold(self, kept: list[Any]) -> None:
+        """Keep other arrays of as many rows."""
+        if self.memory.end is None:
+            self.shelf = kept
+        else:
+            for place, rows in zip(self.shelf, kept, strict=True):
+                write_place(place, self.memory.end - self.memory.rows, rows)
 
     def keys(self, attention: Any, hidden: Any, seen: Callable[[Any], Any]) -> Keys:
         """Return the keys of all that is kept and of hidden [B, T, D] behind it; hold those, too.
@@ -203,15 +283,21 @@ class KeptLayer:
         new = hidden if before is None else ops.concatenate([ops.cast(before, hidden.dtype), hidden], axis=1)
         key, value = (_repeated(each, self.again) for each in attention.keys(seen(new[:, self.again :])))
         rows = [ops.expand_dims(new, 1), key, value]  # [B, 1 or N, M + T or T, D or H]
-        if self.shelf:
-            rows = [ops.concatenate(each, axis=2) for each in zip(self.shelf, rows, strict=True)]
-        self.read = rows
-        key, value = rows[1:]  # [B, N, S, H]
-        return Keys(key, value, self._positions(attention, T, S))
+        if self.memory.end is not None:
+            for place, row in zip(self.shelf, rows, strict=True):
+                write_place(place, self.memory.end, row)
+            first = self.memory.end - self.memory.rows
+            key, value = (read_place(place, first, S) for place in self.shelf[1:])
+        else:
+            self.read = [ops.concatenate(each, axis=2) for each in zip(self.shelf, rows, strict=False)] or rows
+            key, value = self.read[1:]
+        return Keys(key, value, self._positions(attention, T, S))  # of [B, N, S, H]
 
     def move(self, count: int, rows: int) -> None:
         """Keep of the first `count` rows that many last ones; with zeros before them if there are not as many."""
-        self.shelf = [kept[:, :, max(0, count - rows) : count] for kept in self.read]
+        end = self.memory.end
+        read = self.read if end is None else [read_place(kept, end - self.memory.rows, count) for kept in self.shelf]
+        self.shelf = [kept[:, :, max(0, count - rows) : count] for kept in read]
         if rows > count:
             empty = [ops.zeros((*kept.shape[:2], rows - count, kept.shape[3]), kept.dtype) for kept in self.shelf]
             self.shelf = [ops.concatenate(each, axis=2) for each in zip(empty, self.shelf, strict=True)]
@@ -240,7 +326,7 @@ def compiled_reader(model: Any, read: Callable[..., Any]) -> Callable[..., Any]:
 
     def stepped(state: dict[str, Any], *given: Any) -> tuple[Any, dict[str, Any]]:
         memory = KeyValueMemory().take(body, state)
-        return read(memory, *given), memory.state()
+        return read(memory, *given), memory.went_on(state)
 
     def step(memory: KeyValueMemory, *given: Any) -> Any:
         nonlocal settings, function
@@ -251,11 +337,17 @@ def compiled_reader(model: Any, read: Callable[..., Any]) -> Callable[..., Any]:
             settings, function = (model.config.copy(), body.mem_len), compiled_function(stepped, model)
         if memory.clamp_len != body.config.clamp_len:
             memory.reach = (0, 0)  # distances are encoded anew
+        memory._make_room(memory.needed)
         found, state = function(memory.state(), *given)
-        memory.take(body, state)
+        memory.go_on(body, state)
         return found
 
     return step
+
+
+def _or_more(count: int) -> int:
+    """Return that many or more: of few different numbers, so that code for one serves for others."""
+    return max(FEW, 1 << (count - 1).bit_length())
 
 
 def rows_of(where: str, rows: Any, count: Any) -> Any:

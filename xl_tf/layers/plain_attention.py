@@ -96,8 +96,8 @@ def _by_heads(values: Any, heads: tuple[int, int]) -> Any:
 class DistanceScores(keras.Layer):
     """Scores of keys by how far they stand behind their query, a vector for each distance.
 
-    score(t, s) = query_t . distance_{t-s} (Shaw et al., 2018, section 3.2), and of keys, too, + key_s . distance_{t-s}
-    (Huang et al., 2020, section 3.2).
+    score(t, s) = query_t . distance_{t-s} / sqrt(H) (Shaw et al., 2018, section 3.2), and of keys, too,
+    + key_s . distance_{t-s} / sqrt(H) (Huang et al., 2020, section 3.2).
 
     Args:
         reach: distances lie between -reach and reach. size: H. of_keys: whether keys are scored, too.
@@ -125,8 +125,9 @@ class DistanceScores(keras.Layer):
         return scores + (by_key if sees is None else by_key * ops.transpose(sees, (0, 2, 1, 3)))
 
     def _rows(self, distances: Any) -> Any:
-        """Return the vectors of distances; the shift never reads the first, which may lie out of reach."""
-        return ops.take(self.weight, ops.clip(distances + (self.reach - 1), 0, 2 * self.reach - 2), axis=0)
+        """Return the vectors of distances, scaled; the shift never reads the first, which may lie out of reach."""
+        rows = ops.take(self.weight, ops.clip(distances + (self.reach - 1), 0, 2 * self.reach - 2), axis=0)
+        return rows * self.weight.shape[1] ** -0.5
 
 
 # --------------------------------------------------------------------------------------------------- who sees what

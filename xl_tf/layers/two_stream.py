@@ -106,13 +106,14 @@ class RelativeAttention(keras.Layer):
     ) -> tuple[Any, Any]:
         """Attend from query [B, N, T, H]; returns [B, T, N H] and the probabilities."""
         S, dtype = ops.shape(keys.key)[2], query.dtype
-        by_distance = _by_distance(query + self._each(self.position_bias), keys.position)  # [B, N, T, R]
+        scale = query.shape[-1] ** -0.5
+        by_distance = _by_distance((query + self._each(self.position_bias)) * scale, keys.position)  # [B, N, T, R]
         if sight.places is None:
             bias = relative_shift(by_distance)[..., :S]  # [B, N, T, S]
         else:
             bias = ops.take_along_axis(by_distance, sight.places, axis=-1)  # [B, N, P, S]
         if sight.crosses is not None:
-            bias = bias + ops.cast(sight.crosses, dtype) * self._by_segment(query)[..., None]
+            bias = bias + ops.cast(sight.crosses, dtype) * (self._by_segment(query) * scale)[..., None]
         query = query + self._each(self.content_bias)
         if sight.awake is not None:
             query = query * ops.cast(sight.awake, dtype)
@@ -131,7 +132,7 @@ def _by_distance(query: Any, position: Any) -> Any:
     B, N, T, H = ops.shape(query)
     G, R = position.shape[0], ops.shape(position)[2]
     query = ops.reshape(query, (G, B // G, N, T, H))
-    return ops.reshape(ops.einsum("gbnth,gnrh->gbntr", query, position), (B, N, T, R))
+    return ops.reshape(ops.matmul(query, ops.swapaxes(position[:, None], -1, -2)), (B, N, T, R))
 
 
 class XLNetBlock(keras.Layer):

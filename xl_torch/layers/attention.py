@@ -54,10 +54,10 @@ def attend(
     head_mask: Tensor | None,
     need_probabilities: bool,
 ) -> tuple[Tensor, Tensor | None]:
-    """Attend with softmax((query . key + bias) / sqrt(H)) where a key is visible.
+    """Attend with softmax(query . key / sqrt(H) + bias) where a key is visible.
 
     Args:
-        query: [B, N, T, H]. key, value: [B, N, S, H]. bias: [B, N, T, S] or None, added before scaling.
+        query: [B, N, T, H]. key, value: [B, N, S, H]. bias: [B, N, T, S] or None, as it is added.
         visible: [T, S] or broadcastable to the scores; None if every query sees every key. A query that sees no key
             must be zero where there is a bias: it then attends to all alike. Without a bias what it gets is finite,
             and means nothing.
@@ -71,8 +71,8 @@ def attend(
     scale = query.shape[-1] ** -0.5
     if head_mask is None and not need_probabilities:
         return _fused(query, key, value, bias, visible, dropout, scale), None
-    scores = torch.matmul(query, key.transpose(-1, -2))
-    scores = (scores if bias is None else scores + bias) * scale
+    scores = torch.matmul(query * scale, key.transpose(-1, -2))
+    scores = scores if bias is None else scores + bias
     probabilities = (
         scores if visible is None else torch.where(visible, scores, torch.finfo(scores.dtype).min)
     ).softmax(-1)
@@ -130,7 +130,6 @@ def _fused(
     """Attend in one kernel that keeps no probabilities."""
     hidden = visible
     if bias is not None:
-        hidden = bias * scale
-        hidden = hidden if visible is None else torch.where(visible, hidden, torch.finfo(hidden.dtype).min)
+        hidden = bias if visible is None else torch.where(visible, bias, torch.finfo(bias.dtype).min)
     context = F.scaled_dot_product_attention(query, key, value, hidden, dropout, scale=scale)
     return by_head(context).flatten(-2)  # [B, T, N H]

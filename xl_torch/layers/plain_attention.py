@@ -91,8 +91,8 @@ class PlainAttention(nn.Module):
 class DistanceScores(nn.Module):
     """Scores of keys by how far they stand behind their query, a vector for each distance.
 
-    score(t, s) = query_t . distance_{t-s} (Shaw et al., 2018, section 3.2), and of keys, too, + key_s . distance_{t-s}
-    (Huang et al., 2020, section 3.2).
+    score(t, s) = query_t . distance_{t-s} / sqrt(H) (Shaw et al., 2018, section 3.2), and of keys, too,
+    + key_s . distance_{t-s} / sqrt(H) (Huang et al., 2020, section 3.2).
 
     Args:
         reach: distances lie between -reach and reach. size: H. of_keys: whether keys are scored, too.
@@ -119,8 +119,8 @@ class DistanceScores(nn.Module):
         return scores + (by_key if sees is None else by_key * sees.transpose(1, 2))
 
     def _rows(self, distances: Tensor) -> Tensor:
-        """Return the vectors of distances; the shift never reads the first, which may lie out of reach."""
-        return self.weight[(distances + self.reach - 1).clamp(0, 2 * self.reach - 2)]
+        """Return the vectors of distances, scaled; the shift never reads the first, which may lie out of reach."""
+        return self.weight[(distances + self.reach - 1).clamp(0, 2 * self.reach - 2)] * self.weight.shape[1] ** -0.5
 
 
 # --------------------------------------------------------------------------------------------------- who sees what

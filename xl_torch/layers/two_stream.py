@@ -109,13 +109,15 @@ class RelativeAttention(nn.Module):
         S, dtype = keys.key.shape[2], query.dtype
         if sight.places is None and kernel_fits(query, head_mask, need_probabilities):
             return self._fused(query, sight, keys), None
-        by_distance = _by_distance(query + self._each(self.position_bias, query), keys.position)  # [B, N, T, R]
+        scale = query.shape[-1] ** -0.5
+        located = (query + self._each(self.position_bias, query)) * scale
+        by_distance = _by_distance(located, keys.position)  # [B, N, T, R]
         if sight.places is None:
             bias = relative_shift(by_distance)[..., :S]  # [B, N, T, S]
         else:
             bias = by_distance.gather(-1, sight.places.expand(-1, query.shape[1], -1, -1))  # [B, N, P, S]
         if sight.crosses is not None:
-            bias = torch.addcmul(bias, sight.crosses.to(dtype), self._by_segment(query)[..., None])
+            bias = torch.addcmul(bias, sight.crosses.to(dtype), (self._by_segment(query) * scale)[..., None])
         query = query + self._each(self.content_bias, query)
         if sight.awake is not None:
             query = query * sight.awake.to(dtype)
