@@ -87,7 +87,7 @@ class KeyValueMemory:
         if self.end is None or rows.shape[0] != count:
             self.end, self.about = None, (rows.shape[0], self.about[1])
         for layer, kept in zip(self.layers, chosen, strict=True):
-            layer.hold(kept)
+            layer.hold(kept, self.end)
         self._settle()
 
     # ------------------------------------------------------------------------------------------------- for the models
@@ -157,7 +157,14 @@ class KeyValueMemory:
     def _make_room(self, count: int) -> None:
         """Make room for that many rows behind those that are kept; they become arrays where there is no more room."""
         self.needed = max(self.needed, _or_more(self.moved + count))
-        if self.end is not None and self.free < count:
+        if self.end is None or self.free >= count:
+            return
+        room = self.layers[0].shelf[0].shape[2]
+        if isinstance(self.end, int) and room >= self.rows + self.needed:
+            for layer in self.layers:
+                layer.hold(layer.held(), self.rows)
+            self.end, self.free = self.rows, room - self.rows
+        else:
             self._loosen()
             self._settle()
 
@@ -172,11 +179,12 @@ class KeyValueMemory:
         if self.end is not None or not self.layers or not self.layers[0].shelf:
             return
         room = 2 * (self.rows + self.needed)
-        places = [[place(kept, room) for kept in layer.shelf] for layer in self.layers]
-        if places[0][0] is not None:
-            for layer, each in zip(self.layers, places, strict=True):
-                layer.shelf = each
-            self.end, self.free = self.rows, room - self.rows
+        for layer in self.layers:
+            places = [place(kept, room) for kept in layer.shelf]
+            if places[0] is None:
+                return
+            layer.shelf = places
+        self.end, self.free = self.rows, room - self.rows
 
     def _encode(self, body: Any, hidden: Any) -> None:
         """Encode the distances from hidden [B, T, D] to all keys, and more than those if they are not there yet."""
@@ -265,13 +273,13 @@ class KeptLayer:
         shelf, (end, rows) = self.shelf[:count], (self.memory.end, self.memory.rows)
         return shelf if end is None else [read_place(kept, end - rows, rows) for kept in shelf]
 
-    def hold(self, kept: list[Any]) -> None:
-        """Keep other arrays of as many rows."""
-        if self.memory.end is None:
+    def hold(self, kept: list[Any], end: Any) -> None:
+        """Keep these arrays of as many rows, in places so that they end there; as they are if that is None."""
+        if end is None:
             self.shelf = kept
         else:
             for place, rows in zip(self.shelf, kept, strict=True):
-                write_place(place, self.memory.end - self.memory.rows, rows)
+                write_place(place, end - self.memory.rows, rows)
 
     def keys(self, attention: Any, hidden: Any, seen: Callable[[Any], Any]) -> Keys:
         """Return the keys of all that is kept and of hidden [B, T, D] behind it; hold those, too.
