@@ -6,7 +6,8 @@
 Five sides, each in a process of its own, by turns in one run: ours in PyTorch and in Keras, transformers 5 (PyTorch)
 from this environment, transformers 4.34.0 (PyTorch, TensorFlow) from that of the peers, without which `--sides` must
 leave them out; sides that lack the family or the dtype are. Keras and TensorFlow run as a graph and through XLA; the
-faster counts, on each side. The floor is the time of the matrix products alone. Hidden states must be equal
+faster counts, on each side. The floor is the time of the matrix products alone, in training those of the gradients,
+too. Hidden states must be equal
 (1e-4 of their scale, 0.05 in bfloat16, which has eight bits). Prints medians, and the medians of our ratios over the
 rounds; `--out` keeps them as JSON.
 """
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from floors import Product, Products, of_layer
 from sides import (
     OLD_TENSORFLOW,
     PEER_PYTHON,
@@ -132,37 +134,29 @@ class Keras(KerasModels):
 
 
 class Floor:
-    """The matrix products of the forward pass and nothing else."""
+    """The matrix products of a forward pass, or of a training step, and nothing else."""
 
     def __init__(self, asked: dict[str, Any]) -> None:
-        import torch
+        self.asked = asked
 
-        torch.set_num_threads(asked["threads"])
-        self.torch, self.sizes, self.shape = torch, asked["sizes"], np.shape(asked["ids"])
-        torch.set_default_dtype(getattr(torch, asked["dtype"]))
-
-    def forward(self) -> Callable[[], Any]:
+    def forward(self, mode: str, kind: str) -> Callable[[], Any]:
         """Return what computes them."""
-        (B, T), (layers, D, F, N, relative) = self.shape, self.sizes
-        draw = self.torch.randn
-        hidden, inner = draw(B * T, D), draw(B * T, F)
-        square, wide, back = draw(D, D), draw(D, F), draw(F, D)
-        heads, turned = draw(B * N, T, D // N), draw(B * N, D // N, T)
-        positions, encoded, scores = draw(2 * T, D), draw(B * N, D // N, 2 * T), draw(B * N, T, T)
+        return self._products(kind).forward()
 
-        def run() -> None:
-            for _ in range(layers):
-                for _ in range(4):
-                    hidden @ square
-                if relative:
-                    positions @ square
-                    heads @ encoded
-                heads @ turned
-                scores @ heads
-                hidden @ wide
-                inner @ back
+    def train(self, mode: str, kind: str) -> Callable[[], Any]:
+        """Return what computes them, and those of the gradients."""
+        return self._products(kind).train()
 
-        return run
+    def _products(self, kind: str) -> Products:
+        (B, T), (layers, words, relative, *sizes) = np.shape(self.asked["ids"]), self.asked["sizes"]
+        D, R = sizes[0], 2 * T if relative else 0
+        found, predicted = layers * of_layer(sizes, B, T, T, R=R, places=R), {"lm": B * T}
+        if kind == "pretraining":  # the words that are predicted ask what the stream of all words holds
+            P, keys = T // PREDICTED, [Product(B * T, D, D)] * 2 + [Product(R, D, D, learns=False)]
+            found = found[len(found) // layers :] + keys + layers * of_layer(sizes, B, P, T, known=T, R=R)
+            predicted[kind] = B * P
+        head = [Product(predicted[kind], D, words)] if kind in predicted else []
+        return Products(found + head, self.asked)
 
 
 def work(name: str) -> None:
@@ -201,7 +195,7 @@ def start(given: argparse.Namespace, folder: str) -> dict[str, Side]:
 
     config = FAMILIES[given.family].config(**BASE[given.family])
     ids = np.random.default_rng(0).integers(14, config.vocab_size, (given.batch, given.length)).tolist()
-    sizes = (config.num_layers, config.hidden_size, config.feed_forward_size, config.num_heads)
+    sizes = (config.hidden_size, config.feed_forward_size, config.num_heads)
     asked = {
         "classes": CLASSES[given.family],
         "folder": folder,
@@ -210,7 +204,7 @@ def start(given: argparse.Namespace, folder: str) -> dict[str, Side]:
         "clock": given.clock,
         "dtype": given.dtype,
     }
-    asked["sizes"] = [*sizes, given.family in RELATIVE]
+    asked["sizes"] = [config.num_layers, config.vocab_size, given.family in RELATIVE, *sizes]
     command = [str(Path(__file__).resolve()), "--worker"]
     lacking = NONE.get(given.family, ()) if given.dtype == "float32" else (OLD_TENSORFLOW,)
     names = ["floor", *(name for name in SIDES if name in given.sides and name not in lacking)]
@@ -228,12 +222,10 @@ def run(given: argparse.Namespace) -> None:
             if what in given.what:
                 for mode in ("eager", "graph"):
                     check_equal(models, mode, kind, APART[given.dtype])
-                found = timed(models, given.rounds, do="forward", kind=kind)
-                if what == "forward":
-                    found |= in_turn({"floor": sides["floor"]}, given.rounds, do="forward")
+                found = timed(sides, given.rounds, do="forward", kind=kind)
                 rows.append(summary(f"forward pass, {kind}", found, PEERS))
         for kind in ("classifier", "lm", "pretraining"):
-            able = {name: side for name, side in models.items() if name not in NO_LABELS.get((given.family, kind), ())}
+            able = {name: side for name, side in sides.items() if name not in NO_LABELS.get((given.family, kind), ())}
             if kind in given.what and kind in CLASSES[given.family]:
                 found = timed(able, given.rounds, do="train", kind=kind)
                 rows.append(summary(f"training step, {kind}", found, PEERS))

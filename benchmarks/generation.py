@@ -6,7 +6,8 @@ Sides, each in a process of its own, by turns in one run: ours in PyTorch and in
 are the likeliest ones; XLM is causal, XLNet remembers what it has read, on each side. What ours write is checked: by
 XLM of transformers, which reads each text once, and must find every word the likeliest after those before it (its
 `generate` asks for another thing: what a `<s>` behind the text stands for); of XLNet both must write the same at first.
-Prints medians, and the medians of our ratios over the rounds; `--out` keeps them as JSON.
+The floor is to read all weights once a word, as matrix-vector products. Prints medians, and the medians of our ratios
+over the rounds; `--out` keeps them as JSON.
 """
 
 import argparse
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from floors import Product, Products
 from sides import (
     OURS,
     PEER,
@@ -78,6 +80,15 @@ class Keras(KerasModels):
         return lambda: np.array(self.package.generate(model, self.ids, count))[0]
 
 
+class Floor(Products):
+    """The products of a word, of as many words."""
+
+    def __init__(self, asked: dict[str, Any]) -> None:
+        layers, words, D, F = asked["sizes"]
+        layer = [*[Product(1, D, D)] * 4, Product(1, D, F), Product(1, F, D)]
+        super().__init__([*layers * layer, Product(1, D, words)], asked)
+
+
 def check(family: str, sides: dict[str, Side], count: int, first: int) -> None:
     """Have each side write once, and stop if what ours wrote is wrong."""
     texts = {
@@ -96,15 +107,20 @@ def check(family: str, sides: dict[str, Side], count: int, first: int) -> None:
 
 def run(given: argparse.Namespace) -> None:
     """Measure, print and keep."""
+    from xlcore import FAMILIES
+
     base, prompt = BASE[given.family], np.random.default_rng(0).integers(14, 30000, (1, given.prompt))
     with tempfile.TemporaryDirectory() as folder:
         make_folder(folder, CLASS[given.family], given.family, base)
         asked = {"classes": {"lm": CLASS[given.family]}, "folder": folder, "ids": prompt.tolist()}
+        config = FAMILIES[given.family].config(**base)
+        asked["sizes"] = [config.num_layers, config.vocab_size, config.hidden_size, config.feed_forward_size]
         sides = {}
-        for name in (name for name in SIDES if name in (*given.sides, PEER)):
+        for name in ("floor", *(name for name in SIDES if name in (*given.sides, PEER))):
             command = [python_of(name, PEER_PYTHON), str(Path(__file__).resolve()), "--worker", name]
             sides[name] = Side(command, name=name, threads=given.threads, clock=given.clock, **asked)
-        check(given.family, sides, given.tokens, given.prompt)
+        check(given.family, {name: sides[name] for name in sides if name != "floor"}, given.tokens, given.prompt)
+        sides["floor"].ask(do="generate", count=given.tokens)
         found = in_turn(sides, given.rounds, warm=True, do="generate", count=given.tokens)
         row = summary(f"{given.tokens} words after {given.prompt}", found, PEERS)
         for side in sides.values():
@@ -121,7 +137,7 @@ def main() -> None:
     parser.add_argument("--prompt", type=int, default=8, help="words to begin with")
     given = options(parser, rounds=3)
     if given.worker:
-        serve(Torch if given.worker.endswith("torch") else Keras)
+        serve(Floor if given.worker == "floor" else Torch if given.worker.endswith("torch") else Keras)
     else:
         run(given)
 

@@ -8,10 +8,10 @@ layers, on 4 texts of 128 words after as many. Words are drawn as texts have the
 of its own, by turns in one run: ours in PyTorch and in Keras with a `KeyValueMemory` (but in training), transformers
 4.34 in PyTorch and in TensorFlow, which project their whole memory anew in each call. The floor of `decode` is to read
 the weights of layers and of the frequent words once a word, as matrix-vector products, which leaves out what rare words
-and distances have, for hardly a word needs that; "all weights" is to read those, too. The floor of `segments` is the
-matrix products alone. What is computed must be equal: all words, hidden states and losses (1e-3 of their scale). Prints
-medians, and the medians of our ratios over the rounds; of `train` the largest memory that a side had in a step, too,
-and how much of it came on top of what it held before. `--out` keeps them as JSON.
+and distances have, for hardly a word needs that; "all weights" is to read those, too. The floor of `segments` and of
+`train` is the matrix products alone. What is computed must be equal: all words, hidden states and losses (1e-3 of
+their scale). Prints medians, and the medians of our ratios over the rounds; of `train` the largest memory that a side
+had in a step, too, and how much of it came on top of what it held before. `--out` keeps them as JSON.
 """
 
 import argparse
@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from floors import Product, Products, of_layer
 from sides import (
     OLD,
     OLD_TENSORFLOW,
@@ -49,7 +50,7 @@ SHAPES = {
 }
 TEXTS = {"decode": (1, 1), "segments": (1, 128), "train": (4, 128)}
 CLASSES = {"body": "TransfoXLModel", "lm": "TransfoXLLMHeadModel"}
-FLOORS = {"decode": ("floor", "all weights"), "segments": ("floor",), "train": ()}
+FLOORS = {"decode": ("floor", "all weights"), "segments": ("floor",), "train": ("floor",)}
 PEERS = {"ours torch": (OLD, *FLOORS["decode"]), "ours keras": (OLD_TENSORFLOW, *FLOORS["decode"])}
 LACKING = {"train": (OLD_TENSORFLOW,)}  # it has no softmax with clusters of one width
 APART = 1e-3
@@ -222,49 +223,53 @@ class Keras(KerasModels):
 
 
 class Floor:
-    """What no side can go below: the products of one word, or of one segment, and nothing else.
+    """What no side can go below: the products of one word, of one segment or of a training step, and nothing else.
 
     Args:
         asked: what each side is asked; of `name` "all weights" a word reads all of them.
     """
 
     def __init__(self, asked: dict[str, Any]) -> None:
-        import torch
-
-        torch.set_num_threads(asked["threads"])
-        c, draw = asked["shape"], torch.randn
-        D, F, N, (_, T) = c["d_model"], c["d_inner"], c["n_head"], np.shape(asked["ids"])
-        S = c["mem_len"] + T
-        weights = [draw(rows, size) for _ in range(c["n_layer"]) for rows, size in [(D, D)] * 4 + [(F, D), (D, F)]]
-        words = [draw(D, D), draw(c["cutoffs"][0], D)]
-        if asked["name"] == "all weights":
-            words += [draw(D, D) for _ in range(c["n_layer"])] + self._rare(c)
-        self.decoded = [(draw(1, each.shape[1]), each.T) for each in weights + words]
-        self.read = [(draw(T, each.shape[1]), each.T) for each in weights]
-        query, key, shares = draw(N, T, D // N), draw(N, D // N, S), draw(N, T, S)
-        self.read += [(query, key), (query, key), (shares, key.transpose(1, 2))] * c["n_layer"]
-
-    def _rare(self, c: dict[str, Any]) -> list[Any]:
-        """Return the tables of rare words, and what projects to them."""
-        import torch
-
-        borders, found = [*c["cutoffs"], c["vocab_size"]], []
-        for number, (start, end) in enumerate(itertools.pairwise(borders), 1):
-            width = c["d_embed"] // c["div_val"] ** number
-            found += [torch.randn(width, c["d_model"]), torch.randn(end - start, width)]
-        return found
+        self.asked, self.shape, self.ids = asked, asked["shape"], np.array(asked["ids"])
+        self.sizes, self.layers = [self.shape[name] for name in ("d_model", "d_inner", "n_head")], self.shape["n_layer"]
 
     def decode(self, count: int) -> Callable[[], None]:
         """Return what reads the weights for as many words."""
-        return lambda: self._products(count * self.decoded)
+        D, F, _ = self.sizes
+        read = self.layers * [*[Product(1, D, D)] * 4, Product(1, D, F), Product(1, F, D)]
+        read += [Product(1, D, D), Product(1, D, self.shape["cutoffs"][0])]
+        if self.asked["name"] == "all weights":
+            read += self.layers * [Product(1, D, D)]
+            read += [
+                each for _, width, size in self._rare() for each in (Product(1, D, width), Product(1, width, size))
+            ]
+        return Products(read, self.asked).generate(count)
 
     def segments(self, count: int) -> Callable[[], None]:
         """Return what multiplies for as many segments."""
-        return lambda: self._products(count * self.read)
+        (B, T), M = self.ids.shape, self.shape["mem_len"]
+        read = self.layers * of_layer(self.sizes, B, T, M + T, known=M, R=M + T)
+        return Products(count * read, self.asked).forward()
 
-    def _products(self, pairs: list[Any]) -> None:
-        for one, other in pairs:
-            one @ other
+    def train(self, count: int) -> Callable[[], None]:
+        """Return what multiplies for as many training steps: of rare words where such are."""
+        (B, T), M, D = self.ids.shape, self.shape["mem_len"], self.sizes[0]
+        found = self.layers * of_layer(self.sizes, B, T, M + T, memory=M, R=M + T, places=M + T)
+        wanted, borders = self.ids[:, 1:], self.shape["cutoffs"]
+        found += [Product(wanted.size, D, borders[0] + len(borders))]
+        for start, width, size in self._rare():
+            rows = int(((wanted >= start) & (wanted < start + size)).sum())
+            found += [Product(rows, D, width)] if rows and width != D else []
+            found += [Product(rows, width, size)] if rows else []
+        return Products(count * found, self.asked).train()
+
+    def _rare(self) -> list[tuple[int, int, int]]:
+        """Return of each table of rare words the first word, the width and how many words there are."""
+        borders, widest = [*self.shape["cutoffs"], self.shape["vocab_size"]], self.shape["d_embed"]
+        return [
+            (start, widest // self.shape["div_val"] ** number, end - start)
+            for number, (start, end) in enumerate(itertools.pairwise(borders), 1)
+        ]
 
 
 def zipf(count: int, shape: tuple[int, int]) -> np.ndarray:
@@ -304,8 +309,8 @@ def measure(what: str, given: argparse.Namespace) -> dict[str, Any]:
         check_equal({name: value[:1] for name, value in values.items()} if peaks else values)
         found = in_turn(sides, given.rounds, warm=True, **request)
         row = summary(f"{what}, {count} a run, {TEXTS[what]} words a call", found, PEERS)
-        for name, side in sides.items() if peaks else ():
-            most, more = (max(both) for both in zip(peaks[name], side.ask(**request)["value"][1:], strict=True))
+        for name, peak in peaks.items():
+            most, more = (max(both) for both in zip(peak, sides[name].ask(**request)["value"][1:], strict=True))
             row["sides"][name] |= {"peak": most, "on top": more}
             print(f"  {name:26}{most / 2**30:9.2f} GiB at the most, {more / 2**20:,.0f} MiB of it for the step")
         for side in sides.values():

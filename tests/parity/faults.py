@@ -53,7 +53,8 @@ def keras(*row: Any, **more: Any) -> Fault:
 
 
 QUERY, KEY = "query = self._by_head(self.query(hidden))", "self._by_head(self.key(context))"
-DISTANCE_BIAS = """self._each(self.{}_bias, query), keys.position)
+DISTANCE_BIAS = """self._each(self.{}_bias, query)) * query.shape[-1] ** -0.5
+        by_distance = torch.einsum("bnth,nrh->bntr", located, keys.position)
         bias = relative_shift(by_distance)  # [B, N, T, S]
         query = query + self._each(self.{}_bias"""
 STALE = """if not hasattr(self, "stale"):
@@ -75,13 +76,13 @@ FAULTS = (
           "blocks.0.attention > _by_head.by_head.returned"),
     Fault("one head permuted", MODEL, KEY, f"{KEY}[:, [1, 0, 2]]", "blocks.0.attention > keys.returned.0"),
     Fault("content and position bias swapped", MODEL, DISTANCE_BIAS.format("position", "content"),
-          DISTANCE_BIAS.format("content", "position"), "blocks.0.attention > by_distance"),
+          DISTANCE_BIAS.format("content", "position"), "blocks.0.attention > located"),
     Fault("memory behind the segment", MODEL, "torch.cat([self.seen(memory).to(hidden.dtype), hidden], dim=1)",
           "torch.cat([hidden, self.seen(memory).to(hidden.dtype)], dim=1)", "blocks.0 > context"),
     Fault("relative shift off by one", ATTENTION, "[..., T:]", "[..., T - 1 : -1]",
           "blocks.0.attention > relative_shift.returned"),
-    Fault("scale missing", ATTENTION, "+ bias) * scale", "+ bias)", "blocks.0.attention > attend.scores"),
-    Fault("scale missing where no attentions are asked for", ATTENTION, "hidden = bias * scale", "hidden = bias",
+    Fault("scale missing", ATTENTION, "query * scale, key", "query, key", "blocks.0.attention > attend.scores"),
+    Fault("scale missing where no attentions are asked for", ATTENTION, "dropout, scale=scale)", "dropout, scale=1.0)",
           "blocks.0.attention > attend.returned.0", ("float64", "gradients")),
     Fault("mask too high", ATTENTION, "torch.where(visible, scores, torch.finfo(scores.dtype).min)",
           "torch.where(visible, scores, -5.0)", "blocks.0.attention > attend.probabilities"),
