@@ -48,6 +48,7 @@ SHAPES = {
     "segments": {**LARGE, "d_embed": 1024, "mem_len": 1600, "clamp_len": -1},
     "train": {**BASE, "d_embed": 410, "mem_len": 128, "clamp_len": -1},
 }
+COUNTS = {"segments": 4, "train": 1}  # calls of a run
 TEXTS = {"decode": (1, 1), "segments": (1, 128), "train": (4, 128)}
 CLASSES = {"body": "TransfoXLModel", "lm": "TransfoXLLMHeadModel"}
 FLOORS = {"decode": ("floor", "all weights"), "segments": ("floor",), "train": ("floor",)}
@@ -288,7 +289,7 @@ def check_equal(values: dict[str, np.ndarray]) -> None:
 
 def measure(what: str, given: argparse.Namespace) -> dict[str, Any]:
     """Measure one workload."""
-    shape, count = SHAPES[what], given.words if what == "decode" else 1
+    shape, count = SHAPES[what], given.words if what == "decode" else COUNTS[what]
     ids = zipf(shape["vocab_size"], TEXTS[what]).tolist()
     names = [name for name in given.sides if name not in LACKING.get(what, ())]
     names += FLOORS[what]
@@ -296,10 +297,15 @@ def measure(what: str, given: argparse.Namespace) -> dict[str, Any]:
         make_folder(folder, CLASSES["lm"], "transfo-xl", shape)
         asked = {"classes": CLASSES, "folder": folder, "ids": ids, "threads": given.threads, "clock": given.clock}
         kept = [f"MALLOC_MMAP_THRESHOLD_={1 << 16}", "TF_ONEDNN_USE_SYSTEM_ALLOCATOR=1"]
-        before = ["env", *kept] if what == "train" else []
+        before = {name: ["env", *kept] for name in names if what == "train" and name != "floor"}
         command = [str(Path(__file__).resolve()), "--worker"]
         sides = {
-            name: Side([*before, python_of(name, given.peer_python), *command, name], name=name, shape=shape, **asked)
+            name: Side(
+                [*before.get(name, []), python_of(name, given.peer_python), *command, name],
+                name=name,
+                shape=shape,
+                **asked,
+            )
             for name in names
         }
         request = {"do": what, "count": count}

@@ -1,6 +1,7 @@
 """What benchmarks share: processes that answer in turn, so that all are measured in one run, and their models."""
 
 import argparse
+import gc
 import json
 import os
 import statistics
@@ -77,7 +78,8 @@ def serve(make: Callable[[dict[str, Any]], Any]) -> None:
     """Answer requests as a side.
 
     `make` makes it of the first request, whose `clock` is one of `CLOCKS`. Each later one names a method of it, which
-    prepares something to run; what is timed is running it, with its value's first numbers for an answer.
+    prepares something to run, which stays until another request comes; what is timed is running it, with its value's
+    first numbers for an answer.
     """
     sys.path = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT / "benchmarks"]
     sys.stdout = sys.stderr  # what libraries print is no answer
@@ -89,6 +91,8 @@ def serve(make: Callable[[dict[str, Any]], Any]) -> None:
     for request in asked:
         key = json.dumps(request, sort_keys=True)
         if key not in prepared:
+            prepared.clear()  # or models and optimizers of all workloads would stay
+            gc.collect()
             prepared[key] = getattr(side, request.pop("do"))(**request)
         start = clock()
         value = prepared[key]()

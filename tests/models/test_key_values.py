@@ -381,9 +381,9 @@ def test_compiled_steps_write_in_place(case):
     """They read on and on, one word or many, once or twice a step: what is kept moves seldom, and nothing gets lost."""
     from keras import ops
 
-    config, name = case.config(mem_len=9), "logits" if case is XLNET_LM else "prediction_scores"
+    config, name = case.config(mem_len=3), "logits" if case is XLNET_LM else "prediction_scores"
     model, traces, places = KERAS.model(case, config, dtype="float64"), [], []
-    lengths = (3, *[1] * 60, *[20] * 12, 1, 33, 33, 2)
+    lengths = (3, *[1] * 21, *[20] * 4, 1, 33, 33, 2)  # room for 35 more, of which 16 must be left, then for 67
 
     def twice(memory, ids):
         traces.append(ids.shape)
@@ -401,7 +401,7 @@ def test_compiled_steps_write_in_place(case):
         kept = memory.layers[1].shelf[2]  # held, so that no other has its number
         places += [kept] if all(kept is not each for each in places) else []
     assert_remembers(KERAS, memory, eager.mems(), "float64")
-    assert len(places) <= 5 < len(lengths) // 10, len(places)
+    assert len(places) <= 4, len(places)
     assert len(traces) <= 8, traces
 
 
