@@ -78,7 +78,7 @@ def serve(make: Callable[[dict[str, Any]], Any]) -> None:
     """Answer requests as a side.
 
     `make` makes it of the first request, whose `clock` is one of `CLOCKS`. Each later one names a method of it, which
-    prepares something to run, which stays until another request comes; what is timed is running it, with its value's
+    prepares something to run, which stays until two others come; what is timed is running it, with its value's
     first numbers for an answer.
     """
     sys.path = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT / "benchmarks"]
@@ -91,7 +91,8 @@ def serve(make: Callable[[dict[str, Any]], Any]) -> None:
     for request in asked:
         key = json.dumps(request, sort_keys=True)
         if key not in prepared:
-            prepared.clear()  # or models and optimizers of all workloads would stay
+            while len(prepared) > 1:  # or models and optimizers of all workloads would stay
+                prepared.pop(next(iter(prepared)))
             gc.collect()
             prepared[key] = getattr(side, request.pop("do"))(**request)
         start = clock()

@@ -5,6 +5,8 @@ import importlib.metadata
 import itertools
 import os
 
+import pytest
+
 # Before torch and numpy are imported, here and in processes that tests start: the threads of two workers on two cores
 # would wait for each other far longer than models this small compute.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -16,6 +18,7 @@ OFTEN = 25  # tests
 COUNT = itertools.count(1)
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown() -> None:
     """Collect what tests left behind, now and then, and never look at the rest again.
 

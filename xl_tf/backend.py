@@ -201,13 +201,14 @@ def with_rows_added(array: Any, places: Any, rows: Any, takes: str) -> Any:
 def place(rows: Any, size: int) -> Any:
     """Return room for `size` rows, [B, N, size, H], to write to in place, with rows [B, N, X, H] at its front.
 
-    Compiled code takes it as an argument. None where there is nothing of the kind: in compiled code, and on JAX.
+    Compiled code takes it as an argument. None where there is nothing of the kind: in compiled code, on JAX, and within
+    a strategy that spreads variables over devices.
     """
     if keras.backend.backend() == "jax":
         return None
     import tensorflow
 
-    if tensorflow.inside_function():
+    if tensorflow.inside_function() or tensorflow.distribute.has_strategy():
         return None
     empty = ops.zeros((*rows.shape[:2], size - rows.shape[2], rows.shape[3]), rows.dtype)
     return tensorflow.Variable(ops.concatenate([rows, empty], axis=2), trainable=False)

@@ -424,12 +424,68 @@ def test_compiled_steps_in_other_code(case, way):
     try:
         tf.config.run_functions_eagerly(way == "run_eagerly")
         for number, length in enumerate((3, 2, 2, 30, 2, 30, 30)):
+            assert after.needed <= 32
             ids = KERAS.native(inputs_for(case, config, "input_ids", T=length, seed=number)["input_ids"])
             wanted = [model(part, mems=before)[0] for part in (ids[:, :1], ids[:, 1:])]
             assert_close(KERAS.numpy(step(after, ids)), np.concatenate(wanted, axis=1), "float64", f"step {number}")
             assert_remembers(KERAS, after, before.mems(), "float64")
     finally:
         tf.config.run_functions_eagerly(False)
+
+
+@pytest.mark.parametrize("case", [LM, XLNET_LM], ids=str)
+def test_a_compiled_step_that_fails_changes_nothing(case):
+    """Rows that it chose before it failed are where they were; and a copy of a memory whose call failed reads on."""
+    import tensorflow as tf
+
+    config = case.config(mem_len=9)
+    model, memory = KERAS.model(case, config, dtype="float64"), KERAS.towers.KeyValueMemory()
+
+    def read(memory, ids, fail):
+        memory.choose([1, 0])
+        with tf.control_dependencies([tf.debugging.assert_equal(fail, 0)]):
+            return model(tf.identity(ids), mems=memory)[0]
+
+    step = KERAS.towers.compiled_reader(model, read)
+    ids = KERAS.native(inputs_for(case, config, "input_ids", T=3)["input_ids"])
+    for _ in range(2):
+        model(ids, mems=memory)
+    before = [KERAS.numpy(each) for each in memory.mems()]
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        step(memory, ids, tf.constant(1))
+    for mine, theirs in zip(memory.mems(), before, strict=True):
+        assert_close(KERAS.numpy(mine), theirs, "equal")
+    longer = KERAS.native(inputs_for(case, config, "input_ids", T=40)["input_ids"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(model.transformer.blocks[0]), "call", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            model(longer, mems=memory)
+    wanted = KERAS.numpy(model(ids, mems=copy.copy(memory))[0])
+    memory = KERAS.towers.KeyValueMemory([KERAS.native(each) for each in before])
+    assert_close(KERAS.numpy(model(ids, mems=memory)[0]), wanted, "float64")
+
+
+def test_the_start_of_a_text_makes_no_room_for_more_of_its_length():
+    config = LM.config(mem_len=9)
+    model, memory = KERAS.model(LM, config), KERAS.towers.KeyValueMemory()
+    for length in (200, 1, 1):
+        model(KERAS.native(inputs_for(LM, config, "input_ids", T=length)["input_ids"]), mems=memory)
+    assert memory.layers[0].shelf[0].shape[2] <= 2 * (9 + 16)
+
+
+def test_a_memory_within_a_strategy():
+    """Its variables would be spread over devices, so that it keeps arrays."""
+    import tensorflow as tf
+
+    config, memory = LM.config(), KERAS.towers.KeyValueMemory()
+    batches = [inputs_for(LM, config, "input_ids", T=3, seed=seed) for seed in range(3)]
+    model = KERAS.model(LM, config, dtype="float64")
+    wanted = [called(KERAS, model, batch, memory)[0] for batch in batches]
+    with tf.distribute.MirroredStrategy(["/cpu:0"]).scope():
+        other = KERAS.model(LM, config, dtype="float64", weights=KERAS.weights(model))
+        memory = KERAS.towers.KeyValueMemory()
+        for batch, each in zip(batches, wanted, strict=True):
+            assert_same(called(KERAS, other, batch, memory)[0], each, "float64", "strategy")
 
 
 @pytest.mark.parametrize("case", [LM, XLNET_LM], ids=str)

@@ -32,7 +32,7 @@ class KeyValueMemory:
         self.layers: list[KeptLayer] = []
         self.rows, self.absent = 0, 0  # rows that are kept, of which the first ones may hold nothing yet
         self.end: Any = None  # where they end in the places where they stand; None while they are arrays of their own
-        self.free, self.needed = 0, 0  # rows of places behind them, at least, and the most that a step has needed
+        self.free, self.needed = 0, FEW  # rows of places behind them, at least, and what the largest step needs
         self.moved = 0  # how far the end has moved in compiled code
         self.about = (0, "")  # rows of the batch, dtype of hidden states
         self.reach = (0, 0)  # T and M for which distances are encoded
@@ -84,7 +84,7 @@ class KeyValueMemory:
             self.given = given and [ops.take(memory, rows, axis=1) for memory in given]
             return
         chosen = [[ops.take(kept, rows, axis=0) for kept in layer.held()] for layer in self.layers]
-        if self.end is None or rows.shape[0] != count:
+        if not isinstance(self.end, int) or rows.shape[0] != count:  # compiled code may fail after this
             self.end, self.about = None, (rows.shape[0], self.about[1])
         for layer, kept in zip(self.layers, chosen, strict=True):
             layer.hold(kept, self.end)
@@ -116,6 +116,8 @@ class KeyValueMemory:
                 (0, 0),
             )
             self.rows, self.absent = 0 if self.layers[0].before is None else self.layers[0].before.shape[1], 0
+        if not first or self.scope is not None:  # the start of a text may be far longer than what is read behind it
+            self.needed = max(self.needed, _or_more(self.moved + hidden.shape[1]))
         self._make_room(hidden.shape[1])
         self._encode(body, hidden)
         return self.layers
@@ -156,7 +158,6 @@ class KeyValueMemory:
 
     def _make_room(self, count: int) -> None:
         """Make room for that many rows behind those that are kept; they become arrays where there is no more room."""
-        self.needed = max(self.needed, _or_more(self.moved + count))
         if self.end is None or self.free >= count:
             return
         room = self.layers[0].shelf[0].shape[2]
@@ -179,12 +180,11 @@ class KeyValueMemory:
         if self.end is not None or not self.layers or not self.layers[0].shelf:
             return
         room = 2 * (self.rows + self.needed)
-        for layer in self.layers:
-            places = [place(kept, room) for kept in layer.shelf]
-            if places[0] is None:
-                return
-            layer.shelf = places
-        self.end, self.free = self.rows, room - self.rows
+        places = [[place(kept, room) for kept in layer.shelf] for layer in self.layers]
+        if places[0][0] is not None:
+            for layer, each in zip(self.layers, places, strict=True):
+                layer.shelf = each
+            self.end, self.free = self.rows, room - self.rows
 
     def _encode(self, body: Any, hidden: Any) -> None:
         """Encode the distances from hidden [B, T, D] to all keys, and more than those if they are not there yet."""
@@ -203,11 +203,12 @@ class KeyValueMemory:
         """Return all that is kept as arrays and places; counts as the shape of an array that has no entries."""
         if self.body is None:
             return {"given": self.given}
+        reach = (0, 0) if any(layer.position is None for layer in self.layers) else self.reach  # if a call failed
         return {
             "layers": [(*layer.shelf, layer.position) for layer in self.layers],
             "absent": ops.convert_to_tensor(self.absent, "int32"),
             "end": None if self.end is None else ops.convert_to_tensor(self.end, "int32"),
-            "counts": ops.zeros((*self.reach, self.rows, self.needed, 0)),
+            "counts": ops.zeros((*reach, self.rows, self.needed, 0)),
         }
 
     def take(self, body: Any, state: dict[str, Any]) -> "KeyValueMemory":
@@ -325,7 +326,7 @@ def compiled_reader(model: Any, read: Callable[..., Any]) -> Callable[..., Any]:
     """Return `read(memory, *given)`, which calls the model, as code that is compiled once for the same shapes.
 
     The memory is a `KeyValueMemory`, which goes on as `read` leaves it; what `read` returns must be arrays.
-    It is compiled anew, too, if the config or the memory's length has changed.
+    It is compiled anew, too, if the config or the memory's length has changed, and when it reads more than ever before.
 
     Raises:
         ConfigError: for a memory of another model, or from outside of other code that is being compiled.
