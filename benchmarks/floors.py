@@ -35,6 +35,11 @@ def of_layer(
     return [*found, Product(B * T, D, F), Product(B * T, F, D)]
 
 
+def of_word(D: int, F: int) -> list[Product]:
+    """Return the products of one layer with its weights for one word, D and F wide."""
+    return [*[Product(1, D, D)] * 4, Product(1, D, F), Product(1, F, D)]
+
+
 class Products:
     """A side that multiplies in PyTorch, each time the same values.
 

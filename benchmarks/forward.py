@@ -7,9 +7,8 @@ Five sides, each in a process of its own, by turns in one run: ours in PyTorch a
 from this environment, transformers 4.34.0 (PyTorch, TensorFlow) from that of the peers, without which `--sides` must
 leave them out; sides that lack the family or the dtype are. Keras and TensorFlow run as a graph and through XLA; the
 faster counts, on each side. The floor is the time of the matrix products alone, in training those of the gradients,
-too. Hidden states must be equal
-(1e-4 of their scale, 0.05 in bfloat16, which has eight bits). Prints medians, and the medians of our ratios over the
-rounds; `--out` keeps them as JSON.
+too. Hidden states must be equal (1e-4 of their scale, 0.05 in bfloat16, which has eight bits). Prints medians, and the
+medians of our ratios over the rounds; `--out` keeps them as JSON.
 """
 
 import argparse

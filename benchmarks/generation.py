@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from floors import Product, Products
+from floors import Product, Products, of_word
 from sides import (
     OURS,
     PEER,
@@ -85,8 +85,7 @@ class Floor(Products):
 
     def __init__(self, asked: dict[str, Any]) -> None:
         layers, words, D, F = asked["sizes"]
-        layer = [*[Product(1, D, D)] * 4, Product(1, D, F), Product(1, F, D)]
-        super().__init__([*layers * layer, Product(1, D, words)], asked)
+        super().__init__([*layers * of_word(D, F), Product(1, D, words)], asked)
 
 
 def check(family: str, sides: dict[str, Side], count: int, first: int) -> None:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from floors import Product, Products, of_layer
+from floors import Product, Products, of_layer, of_word
 from sides import (
     OLD,
     OLD_TENSORFLOW,
@@ -237,7 +237,7 @@ class Floor:
     def decode(self, count: int) -> Callable[[], None]:
         """Return what reads the weights for as many words."""
         D, F, _ = self.sizes
-        read = self.layers * [*[Product(1, D, D)] * 4, Product(1, D, F), Product(1, F, D)]
+        read = self.layers * of_word(D, F)
         read += [Product(1, D, D), Product(1, D, self.shape["cutoffs"][0])]
         if self.asked["name"] == "all weights":
             read += self.layers * [Product(1, D, D)]

@@ -198,7 +198,7 @@ def with_rows_added(array: Any, places: Any, rows: Any, takes: str) -> Any:
     return tensorflow.raw_ops.InplaceAdd(x=own, i=places[1:], v=rows[1:])
 
 
-def place(rows: Any, size: int) -> Any:
+def make_place(rows: Any, size: int) -> Any:
     """Return room for `size` rows, [B, N, size, H], to write to in place, with rows [B, N, X, H] at its front.
 
     Compiled code takes it as an argument. None where there is nothing of the kind: in compiled code, on JAX, and within

@@ -144,7 +144,7 @@ def test_a_model_in_shards_converts(tmp_path):
 # ------------------------------------------------------------------------------------------------ what is no model
 
 
-def refused(folder, change, message, count=2):
+def assert_refused(folder, change, message, count=2):
     shards = sharded(ARRAYS, count)
     change(shards)
     with pytest.raises(FormatError, match=message):
@@ -203,14 +203,14 @@ def test_what_is_told_must_fit(tmp_path, change, got):
             unit = told["param_metadata"][0]
             change(unit["params"]["flat_param_0"], unit)
 
-    refused(tmp_path, both, rf"model-shard[01]\.pt: .*{got}")
+    assert_refused(tmp_path, both, rf"model-shard[01]\.pt: .*{got}")
 
 
 def test_shards_of_two_models_are_refused(tmp_path):
     def rename(shards):
         shards[1][1]["param_metadata"][1]["params"]["flat_param_0"]["names"][0] = "fc3.weight"
 
-    refused(tmp_path, rename, r"model-shard1\.pt: a shard must hold the tensors of the first, got others$")
+    assert_refused(tmp_path, rename, r"model-shard1\.pt: a shard must hold the tensors of the first, got others$")
 
 
 @pytest.mark.parametrize("kind", ["dtype", "shape"])
@@ -220,7 +220,9 @@ def test_runs_that_are_none_are_refused(tmp_path, kind):
         shards[1][0]["flat_param_0"] = run.astype("float64") if kind == "dtype" else run[None].copy()
 
     got = r"float64 \[14\]" if kind == "dtype" else r"float32 \[1, 14\]"
-    refused(tmp_path, spoil, rf"1\.pt: 'flat_param_0' must be a run of numbers, of one dtype in all .*, got {got}$")
+    assert_refused(
+        tmp_path, spoil, rf"1\.pt: 'flat_param_0' must be a run of numbers, of one dtype in all .*, got {got}$"
+    )
 
 
 def test_tensors_that_nobody_tells_of_are_refused(tmp_path):
@@ -228,7 +230,7 @@ def test_tensors_that_nobody_tells_of_are_refused(tmp_path):
         for tensors, _ in shards:
             tensors["more"] = np.ones(3, "float32")
 
-    refused(tmp_path, add, r"fsdp_metadata must tell of every tensor, got 'more' besides$")
+    assert_refused(tmp_path, add, r"fsdp_metadata must tell of every tensor, got 'more' besides$")
 
 
 NOBODY = r"got a shard of fully sharded training \(FSDP\); join the shards by fairscale's consolidate_shard_weights$"

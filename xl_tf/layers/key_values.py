@@ -6,7 +6,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from xl_tf.backend import compiled_function, place, read_place, scope_of_code, write_place
+from xl_tf.backend import compiled_function, make_place, read_place, scope_of_code, write_place
 from xl_tf.layers.attention import Keys
 from xlcore.errors import ConfigError
 from xlcore.memory import chosen_rows, require_kept
@@ -180,7 +180,7 @@ class KeyValueMemory:
         if self.end is not None or not self.layers or not self.layers[0].shelf:
             return
         room = 2 * (self.rows + self.needed)
-        places = [[place(kept, room) for kept in layer.shelf] for layer in self.layers]
+        places = [[make_place(kept, room) for kept in layer.shelf] for layer in self.layers]
         if places[0][0] is not None:
             for layer, each in zip(self.layers, places, strict=True):
                 layer.shelf = each

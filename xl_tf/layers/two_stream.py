@@ -107,7 +107,8 @@ class RelativeAttention(keras.Layer):
         """Attend from query [B, N, T, H]; returns [B, T, N H] and the probabilities."""
         S, dtype = ops.shape(keys.key)[2], query.dtype
         scale = query.shape[-1] ** -0.5
-        by_distance = _by_distance((query + self._each(self.position_bias)) * scale, keys.position)  # [B, N, T, R]
+        located = (query + self._each(self.position_bias)) * scale
+        by_distance = _by_distance(located, keys.position)  # [B, N, T, R]
         if sight.places is None:
             bias = relative_shift(by_distance)[..., :S]  # [B, N, T, S]
         else:
