@@ -43,10 +43,11 @@ parity-jax: $(JAX)  ## PyTorch beside Keras on JAX, on the CPU: one model of eac
 	$(BIN)/xlbridge parity --all --first --modes all --frameworks torch,jax --json parity_out/jax.json \
 		--html parity_out/jax.html
 
-gpu: $(CUDA)  ## the same on CUDA, where a GPU is at hand
+gpu: $(CUDA)  ## the same on CUDA, where a GPU is at hand, and words a second beside NVIDIA's tables
 	mkdir -p parity_out
 	$(BIN)/xlbridge parity --all --first --modes all --frameworks torch,jax --dtypes float32,bfloat16,float16 \
 		--device cuda --json parity_out/gpu.json --html parity_out/gpu.html
+	$(BIN)/python benchmarks/nvidia.py --out benchmarks/results/nvidia.json
 
 bench: $(READY)  ## time our sides of every workload
 	$(BIN)/python benchmarks/all.py

@@ -10,12 +10,13 @@ from xl_tf.layers.cache import KeyValueCache
 from xl_tf.layers.key_values import KeyValueMemory, compiled_reader
 from xl_tf.layers.reading import TextReader
 from xl_tf.layers.roberta import word_positions
+from xl_tf.layers.steps import compiled_steps, make_room
 from xl_tf.model import Model
 from xlcore.config import boolean, fitted, optional
 from xlcore.errors import ConfigError, ShapeError
 from xlcore.tasks.continuation import continue_texts
 from xlcore.tasks.generation import GenerationOptions, prompt_rows, require_room
-from xlcore.tasks.language_modeling import language_of
+from xlcore.tasks.language_modeling import language_of, most_words
 
 Array = np.ndarray[Any, Any]
 LANGUAGE_MODELS = ("causal_lm", "permutation_lm", "word_lm", "masked_lm", "decoder_lm")
@@ -149,10 +150,10 @@ def _reader(
     if use_mems is not None:
         raise ConfigError(f"generate: use_mems must be given for XLNet only, got {use_mems}")
     if model.head.kind in ("masked_lm", "decoder_lm"):
-        return _by_past(model)
+        return _by_past(model, options)
     if not hasattr(config, "causal"):
         return _by_memory(model, options.greedy)
-    return _by_cache(model, options.greedy, lang) if config.causal else (_by_mask(model, options.greedy, lang), None)
+    return _by_cache(model, options, lang) if config.causal else (_by_mask(model, options.greedy, lang), None)
 
 
 def _scores(model: Model, greedy: bool, *given: Any, **keys: Any) -> Any:
@@ -182,43 +183,64 @@ def _by_memory(model: Model, greedy: bool) -> tuple[Callable[[Any], Any], Any]:
     def read(texts: Any) -> Any:
         nonlocal length
         start, length = length, texts.shape[1]
-        return (_compiled(model, greedy, step) if start else step)(memory, texts[:, start:])
+        return (_compiled(compiled_reader, model, step, greedy) if start else step)(memory, texts[:, start:])
 
     return read, memory
 
 
-def _compiled(model: Model, greedy: bool, step: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a step in compiled code, one for all steps; the model keeps it as long as its config stays."""
+def _compiled(compiled: Callable[..., Any], model: Model, step: Callable[..., Any], *told: Any) -> Callable[..., Any]:
+    """Return a step in compiled code, one for all steps; the model keeps it as long as its config and `told` stay."""
     settings, function = model.step_function
-    if settings != (model.config, greedy):
-        settings, function = (model.config.copy(), greedy), compiled_reader(model, step)
+    if settings != (model.config, *told):
+        settings, function = (model.config.copy(), *told), compiled(model, step)
         model.step_function = (settings, function)
     return function
 
 
-def _by_cache(model: Model, greedy: bool, lang: int | None) -> tuple[Callable[[Any], Any], Any]:
+def _by_cache(model: Model, options: GenerationOptions, lang: int | None) -> tuple[Callable[[Any], Any], Any]:
     """Read on from the keys and values of what was read; a word that is written as padding counts like any other."""
-    cache = KeyValueCache()
+    greedy, cache = options.greedy, KeyValueCache()
+
+    def step(cache: KeyValueCache, words: Any, positions: Any) -> Any:
+        before = [[0, 0], [cache.length, 0]]  # of what has been read only the length counts
+        texts, positions = ops.pad(words, before), ops.pad(positions, before)
+        words, langs = ops.ones_like(texts), None if lang is None else ops.full_like(texts, lang)
+        return _scores(model, greedy, texts, words, langs, position_ids=positions, cache=cache)
 
     def read(texts: Any) -> Any:
-        words, langs = ops.ones_like(texts), None if lang is None else ops.full_like(texts, lang)
-        return _scores(model, greedy, texts, words, langs, cache=cache)
+        positions = ops.cumsum(ops.ones_like(texts), axis=1) - 1
+        if not cache.length:
+            return step(cache, texts, positions)
+        _make_room(model, cache, options)
+        return _compiled(compiled_steps, model, step, greedy, lang)(cache, texts[:, -1:], positions[:, -1:])
 
     return read, cache
 
 
-def _by_past(model: Model) -> tuple[Callable[[Any], Any], Any]:
+def _make_room(model: Model, cache: KeyValueCache, options: GenerationOptions) -> None:
+    """Have a cache hold as many positions in each step."""
+    if cache.absent is None:
+        make_room(cache, options.max_new_tokens - 1, most_words(model.config, model.head.kind))
+
+
+def _by_past(model: Model, options: GenerationOptions) -> tuple[Callable[[Any], Any], Any]:
     """Read on from the keys and values of what was read; padding in a text counts for no position."""
     config, cache = model.config, KeyValueCache()
     if not config.is_decoder or model.head.kind != "decoder_lm":
         got = f"{type(model).__name__} with is_decoder={config.is_decoder}"
         raise ConfigError(f"generate: model must be a decoder that predicts the next word, got {got}")
 
+    def step(cache: KeyValueCache, words: Any, positions: Any = None) -> Any:
+        new = {"input_ids": words, "position_ids": positions, "attention_mask": cache.held(words)}
+        return model(**new, past_key_values=cache, logits_to_keep=1, training=False).logits[:, -1]
+
     def read(texts: Any) -> Any:
         positions = word_positions("generate", config, 0, texts, None, None, None)
-        positions = None if positions is None else positions[:, cache.length :]
-        new = {"input_ids": texts[:, cache.length :], "position_ids": positions, "past_key_values": cache}
-        return model(**new, logits_to_keep=1, training=False).logits[:, -1]
+        new = [texts] if positions is None else [texts, positions]
+        if not cache.length:
+            return step(cache, *new)
+        _make_room(model, cache, options)
+        return _compiled(compiled_steps, model, step)(cache, *(each[:, -1:] for each in new))
 
     return read, cache
 

@@ -123,7 +123,7 @@ class TFXLMModel(PrunableModel, Model):
         source = source_of(type(self).__name__, self.config, keep.shape[0], src_enc, src_len)
         if cache is not None:
             cache.require(type(self).__name__, self.config, keep, source)
-        visible = visible_keys(self.config, keep, read)
+        visible = visible_keys(self.config, keep, read, None if cache is None else cache.absent)
         hidden = self._embedded(read, input_ids, inputs_embeds, langs, token_type_ids, position_ids)
         keep = ops.cast(keep[:, read:, None], hidden.dtype)
         hidden = self.dropout(self.embedding_norm(hidden)) * keep

@@ -16,9 +16,9 @@ TORCH, KERAS = ROOT / "xl_torch", ROOT / "xl_tf"
 LEAST = 0.95
 FEW = 2  # names of one side only, which a small file may have
 FAMILY_FILES = {f"{file.stem}.py" for file in (ROOT / "xlcore" / "families").glob("*.py")} - {"__init__.py"}
-# Files of one side only: spelling, names of variables that torch has by itself, and what `fit` needs; what Keras has as
-# a method, and a kernel and graphs for GPUs.
-KERAS_FILES = {"ops.py", "naming.py", "training.py", "backend.py"}
+# Files of one side only: spelling, names of variables that torch has by itself, what `fit` needs, and steps that are
+# compiled; what Keras has as a method, and a kernel and graphs for GPUs.
+KERAS_FILES = {"ops.py", "naming.py", "training.py", "backend.py", "layers/steps.py"}
 TORCH_FILES = {"quantization.py", "fused.py", "graphs.py"}
 PAIRS = [file.relative_to(TORCH) for file in sorted(TORCH.rglob("*.py")) if file.name not in TORCH_FILES]
 # Public methods of one side only: what the framework itself asks for, or has already.
@@ -45,6 +45,7 @@ LEAST_OF = {
     "layers/word_loss.py": 0.4,
     "layers/shared_table.py": 0.7,
     "scoring.py": 0.9,
+    "generation.py": 0.8,
     "layers/reading.py": 0.7,
     "layers/key_values.py": 0.5,
 }

@@ -277,6 +277,26 @@ def test_one_compiled_step_for_all_texts():
         assert watched.lengths == lengths
 
 
+@pytest.mark.parametrize("kind", ["cache", "clusters", "past", "distances"])
+def test_one_compiled_step_for_all_texts_of_about_one_length(monkeypatch, kind):
+    """Of a cache in Keras: traced once, and anew where the config has changed; weights are read at each step."""
+    steps, traced = pytest.importorskip("xl_tf.layers.steps"), []
+    made = steps.KeyValueCache
+    monkeypatch.setattr(steps, "KeyValueCache", lambda: traced.append(1) or made())
+    case, keys, _ = KINDS[kind]
+    model = model_of(KERAS, kind)
+    for seed, told, count in ((8, {}, 1), (9, {}, 1), (9, {"output_hidden_states": True}, 2)):
+        config = case.config(**keys, **told)
+        model.config.update(**told)
+        weights = random_weights(case, config, seed=seed)
+        KERAS.set(model, weights)
+        twin = TORCH.model(case, config, weights=weights)
+        for ids, words in ((PROMPTS[:1], 6), (PROMPTS[1:2], 9)):
+            wanted = generated(TORCH, twin, kind, ids, words)
+            np.testing.assert_array_equal(generated(KERAS, model, kind, ids, words), wanted)
+        assert len(traced) == count
+
+
 @pytest.mark.parametrize("kind", ["memory", "two streams", "cache", "past"])
 def test_nothing_is_dropped_in_training(kind):
     """What learns goes on learning, and what did not does not begin to."""

@@ -19,15 +19,24 @@ class KeyValueCache:
     Attributes:
         length: positions that have been read.
         layers: the keys and values [B, S, N, H] of each layer, and behind them those of an encoder's states.
+        absent: how many of the first positions hold nothing, which steps of `generate` do; None if all hold something.
     """
 
     def __init__(self) -> None:
         self.length = 0
         self.layers: list[tuple[Any, ...]] = []
+        self.absent: Any = None
 
     def past(self, number: int) -> tuple[Any, ...] | None:
         """Return the keys and values of a layer; None if nothing has been read."""
         return self.layers[number] if self.length else None
+
+    def held(self, words: Any) -> Any:
+        """Return what hides the positions that hold nothing from words [B, T], [B, S]; None if all hold something."""
+        if self.absent is None:
+            return None
+        there = ops.arange(self.length + words.shape[1]) >= self.absent
+        return ops.tile(ops.cast(there, "int32")[None], (words.shape[0], 1))
 
     def require(self, where: str, config: Any, keep: Any, source: Any) -> None:
         """Refuse texts that cannot be read on, keep [B, S], beside what is read of an encoder.

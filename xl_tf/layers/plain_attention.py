@@ -173,18 +173,21 @@ def _seeing(visible: Any, hidden: Any) -> Seen:
     return Seen(ops.logical_or(visible, ops.logical_not(some)), sees)
 
 
-def visible_keys(config: Any, keep: Any, read: int) -> Any:
+def visible_keys(config: Any, keep: Any, read: int, absent: Any = None) -> Any:
     """Return which keys [S] each query from `read` on sees, [T, S] or [B, 1, 1 or T, S]; None if it sees all.
 
-    One that comes before it, with `config.causal`, and then padding, too, unless `config.hide_padding`.
+    One that comes before it, with `config.causal`, and then padding, too, unless `config.hide_padding`; none of the
+    first keys that are `absent`, if any may be.
     """
     unpadded = ops.not_equal(keep, 0)[:, None, None]  # [B, 1, 1, S]
     if not config.causal:
         return unpadded
     behind = seen_before(read, ops.shape(keep)[1])
+    if absent is not None:
+        behind = ops.logical_and(behind, ops.arange(ops.shape(keep)[1]) >= absent)
     if config.hide_padding:
         return ops.logical_and(behind, unpadded)
-    return None if behind.shape[0] == 1 else behind
+    return None if behind.shape[0] == 1 and absent is None else behind
 
 
 def encoded_source(

@@ -1,0 +1,42 @@
+"""The benchmark beside NVIDIA's tables, which runs where a GPU is: here cut down, so that it runs when one is there."""
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "nvidia.py"
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    out = tmp_path_factory.mktemp("nvidia") / "found.json"
+    command = [sys.executable, SCRIPT, "--device", "cpu", "--cut", "--calls", "2", "--out", out]
+    subprocess.run(command, check=True, capture_output=True)
+    return json.loads(out.read_text())
+
+
+def test_every_row_is_measured_each_way(found):
+    ways = [(row["what"], row["shape"], row["dtype"], row["batch"], row["way"]) for row in found["rows"]]
+    assert len(set(ways)) == len(ways) == 2 * 8 + 7
+    for row in found["rows"]:
+        assert row["words a second"] > 0
+        assert math.isclose(row["loss"], math.log(1000), rel_tol=0.2), row  # drawn weights know nothing yet
+
+
+def test_both_ways_of_reading_compute_the_same(found):
+    losses = {}
+    for row in found["rows"]:
+        if row["what"] == "read":
+            losses.setdefault((row["shape"], row["dtype"], row["batch"]), []).append(row["loss"])
+    for eager, graph in losses.values():
+        assert eager == graph
+
+
+def test_without_a_gpu_it_says_so():
+    done = subprocess.run([sys.executable, SCRIPT], capture_output=True, text=True, env={"CUDA_VISIBLE_DEVICES": ""})
+    assert done.returncode == 1
+    assert "--device cuda must have a GPU, found none; --device cpu --cut shows that it runs" in done.stderr
