@@ -234,8 +234,9 @@ def test_scores_exist_for_a_chunk_of_the_positions_that_need_them(side, layout, 
         assert count <= sum(rows) <= count + (max(rows) - 1 if str(side) == "keras" else 0)
     assert len(back) > len(widths)
     if str(side) == "torch":
-        scores = {count: sum(width for rows, width in back if rows == count) for count in needed}
-        assert scores == dict(zip(needed, widths, strict=True))
+        again = (needed[0] - 40 // widths[0], *needed[1:])  # of the first chunk they are known still
+        scores = {count: sum(width for rows, width in back if rows == count) for count in again}
+        assert scores == dict(zip(again, widths, strict=True))
     seen.clear()
     losses_and_gradients(side, softmax, model, hidden, np.array(LABELS["frequent"], "int64"))
     assert {width for _, width in seen} == {widths[0]}

@@ -68,32 +68,42 @@ def _losses(
     weights: Sequence[Tensor],
     biases: Sequence[Tensor],
     borders: Sequence[int],
-) -> tuple[Tensor, Tensor]:
-    """Return the losses, [P], for entries [C + 1, P] of C + 1 softmaxes, and the logs of their sums, [C + 1, P]."""
-    losses = states[0].new_zeros(entries.shape[1:], dtype=torch.promote_types(states[0].dtype, torch.float32))
-    totals = losses.new_zeros(entries.shape)
-    for number, rows in _chunks(entries, weights, borders):
-        parts = _parts(weights, borders, number), _parts(biases, borders, number)
-        scores = _scores(states[number][rows], *parts).to(losses.dtype)
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the losses, [P], for entries [C + 1, P] of C + 1 softmaxes, and what the way back would compute again.
+
+    That is the logs of the sums, [C + 1, P], and the probabilities of the first chunk of positions that cost something
+    in the first softmax, [K, W], which have their room anyway.
+    """
+    losses, totals, known = _results(states, entries, weights, biases, borders)
+    losses.zero_()
+    totals.zero_()
+    for place, (number, rows) in enumerate(_chunks(entries, weights, borders)):
+        tables, first = _parts(weights, borders, number), place == number == 0
+        room = known[: len(rows)] if first else known.new_empty(len(rows), sum(map(len, tables)))
+        scores = _scores(room, states[number][rows], tables, _parts(biases, borders, number))
         picked = scores.gather(-1, entries[number, rows, None])[:, 0]
         most = scores.amax(-1, keepdim=True)
-        total = (most + scores.sub_(most).exp_().sum(-1, keepdim=True).log())[:, 0]
+        sums = scores.sub_(most).exp_().sum(-1, keepdim=True)
+        total = (most + sums.log())[:, 0]
         totals[number, rows] = total
         losses[rows] += total - picked
-    return losses, totals
+        if first:
+            scores /= sums
+    return losses, totals, known
 
 
 @torch.library.custom_op("xlbridge::word_gradients", mutates_args=())
 def _gradients(
     upstream: Tensor,
     totals: Tensor,
+    known: Tensor,
     states: Sequence[Tensor],
     entries: Tensor,
     weights: Sequence[Tensor],
     biases: Sequence[Tensor],
     borders: Sequence[int],
 ) -> list[Tensor]:
-    """Return the gradients of `_losses` by states, weights and biases, for that by its result, [P].
+    """Return the gradients of `_losses` by states, weights and biases, for that by its losses, [P].
 
     A block of words at a time: each row of a table is written once, as it stays, and never added to.
     """
@@ -102,10 +112,11 @@ def _gradients(
     every = (weights, biases, by_weights, by_biases)
     for number, rows in enumerate(_needed(entries)):
         read, wanted, slope = states[number][rows], entries[number, rows], upstream[rows, None]
-        by_read = torch.zeros_like(read, dtype=upstream.dtype)
+        by_read, count = torch.zeros_like(read, dtype=upstream.dtype), 0 if number else min(len(rows), len(known))
         blocks = _blocks([_parts(values, borders, number) for values in every], len(rows))
         for first, weight, bias, by_weight, by_bias in blocks:
-            shares = _shares(read, weight, bias, totals[number, rows, None])
+            shares = _shares(read[count:], weight, bias, totals[number, rows[count:], None])
+            shares = torch.cat([known[:count, first : first + len(weight)], shares]) if count else shares
             place = wanted - first
             here = (place >= 0) & (place < len(weight))
             shares.scatter_add_(1, place.clamp(0, len(weight) - 1)[:, None], -here[:, None].to(shares.dtype))
@@ -160,34 +171,38 @@ def _parts(values: Sequence[Tensor], borders: Sequence[int], number: int) -> lis
     return [words, values[-1]] if clusters and number == 0 else [words]
 
 
-def _scores(states: Tensor, weights: list[Tensor], biases: list[Tensor]) -> Tensor:
-    """Return the scores of the rows of several tables beside each other, written in place."""
-    scores = states.new_empty(len(states), sum(map(len, weights)))
-    for part, weight, bias in zip(_split(scores, weights), weights, biases, strict=True):
-        torch.addmm(bias, states, weight.T, out=part)
+def _scores(scores: Tensor, states: Tensor, weights: list[Tensor], biases: list[Tensor]) -> Tensor:
+    """Write the scores of the rows of several tables beside each other, and return them."""
+    parts = scores.split([len(weight) for weight in weights], dim=-1)
+    for part, weight, bias in zip(parts, weights, biases, strict=True):
+        if part.dtype == states.dtype:
+            torch.addmm(bias, states, weight.T, out=part)
+        else:
+            part.copy_(torch.addmm(bias, states, weight.T))
     return scores
 
 
-def _split(scores: Tensor, weights: list[Tensor]) -> tuple[Tensor, ...]:
-    return scores.split([len(weight) for weight in weights], dim=-1)
-
-
 @_losses.register_fake
-def _losses_alike(
+def _results(
     states: Sequence[Tensor],
     entries: Tensor,
     weights: Sequence[Tensor],
     biases: Sequence[Tensor],
     borders: Sequence[int],
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return places for what `_losses` returns."""
     losses = states[0].new_empty(entries.shape[1:], dtype=torch.promote_types(states[0].dtype, torch.float32))
-    return losses, losses.new_empty(entries.shape)
+    tables = _parts(weights, borders, 0)
+    width = sum(map(len, tables))
+    chunk = max(1, _most(tables) // width)
+    return losses, losses.new_empty(entries.shape), losses.new_empty(min(entries.shape[1], chunk), width)
 
 
 @_gradients.register_fake
 def _gradients_alike(
     upstream: Tensor,
     totals: Tensor,
+    known: Tensor,
     states: Sequence[Tensor],
     entries: Tensor,
     weights: Sequence[Tensor],
@@ -200,14 +215,14 @@ def _gradients_alike(
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     states, entries, weights, biases, ctx.borders = inputs
     ctx.counts = [len(states), len(weights), len(biases)]
-    ctx.mark_non_differentiable(output[1])
-    ctx.save_for_backward(output[1], entries, *states, *weights, *biases)
+    ctx.mark_non_differentiable(*output[1:])
+    ctx.save_for_backward(*output[1:], entries, *states, *weights, *biases)
 
 
-def _backward(ctx: Any, upstream: Tensor, _: Any) -> tuple[Any, ...]:
-    totals, entries, *rest = ctx.saved_tensors
+def _backward(ctx: Any, upstream: Tensor, *_: Any) -> tuple[Any, ...]:
+    totals, known, entries, *rest = ctx.saved_tensors
     states, weights, biases = _dealt(rest, ctx.counts)
-    found = _gradients(upstream, totals, states, entries, weights, biases, ctx.borders)
+    found = _gradients(upstream, totals, known, states, entries, weights, biases, ctx.borders)
     by_states, by_weights, by_biases = _dealt(found, ctx.counts)
     return by_states, None, by_weights, by_biases, None
 
