@@ -7,10 +7,11 @@ The shapes are NVIDIA's: its base is 512 wide (the paper's 410), in 16 layers; 1
 after 640 in reading; large is 1,024 wide, in 18 layers; 384 after as many, 128 after 1,600. Words are drawn as texts
 have them (Zipf's law). `read` counts the loss of each next word, each call waits for its value; `eager` is a plain
 `KeyValueMemory`, `graph` `compiled_reader`, which starts the body as one CUDA graph. `train` takes steps of AdamW with
-automatic mixed precision where it is not in float32. float32 may use TF32, as on the A100 there. Theirs are the best
-that the tables name (with TorchScript in reading, LAMB in training) on one GPU of the kind that stands above them:
-https://github.com/NVIDIA/DeepLearningExamples, PyTorch/LanguageModeling/Transformer-XL, container 20.06. They were not
-run here, and a ratio beside another kind of GPU tells of both. `--out` keeps all as JSON.
+automatic mixed precision where it is not in float32. float32 may use TF32, as on the A100 there. Theirs are those of
+one GPU of the kind that is named, with TorchScript in reading and LAMB in training, from the README of
+https://github.com/NVIDIA/DeepLearningExamples, PyTorch/LanguageModeling/Transformer-XL (container 20.06; V100 of DGX-1
+with 16 GB, of DGX-2H with 32). They were not run here, and a ratio beside another kind of GPU tells of both. A row that
+takes more memory than there is says so. `--out` keeps all as JSON.
 """
 
 import argparse
@@ -34,8 +35,9 @@ SHAPES: dict[str, dict[str, Any]] = {
     "large": {"d_model": 1024, "d_embed": 1024, "n_head": 16, "d_head": 64, "d_inner": 4096, "n_layer": 18,
               "div_val": 4, "dropout": 0.2, "dropatt": 0.2},
 }  # fmt: skip
-CUT = {"d_model": 64, "d_embed": 64, "n_head": 2, "d_head": 32, "d_inner": 64, "n_layer": 2}
-CUT_WORDS = {"vocab_size": 1000, "cutoffs": [100, 200, 600]}
+CUT = {"d_model": 64, "d_embed": 64, "n_head": 2, "d_head": 32, "d_inner": 64, "n_layer": 2,
+       "vocab_size": 1000, "cutoffs": [100, 200, 600]}  # fmt: skip
+CLAMPED = {"base": 400, "large": 1000}  # distances in reading
 LENGTHS = {  # words of a call, and positions before them
     ("train", "base"): (192, 192),
     ("train", "large"): (384, 384),
@@ -55,21 +57,24 @@ class Row(NamedTuple):
 
 
 TABLES = (
-    Row("read", "base", "float16", 1, {"A100": 6936, "V100": 5200, "T4": 6133}),
-    Row("read", "base", "float16", 32, {"A100": 107082, "V100": 66956, "T4": 16158}),
-    Row("read", "base", "float32", 1, {"A100": 6085}),
-    Row("read", "base", "float32", 32, {"A100": 71124}),
-    Row("read", "large", "float16", 1, {"A100": 11068, "V100": 8718}),
-    Row("read", "large", "float16", 32, {"A100": 32162, "V100": 17154}),
-    Row("read", "large", "float32", 1, {"A100": 9084, "T4": 793}),
-    Row("read", "large", "float32", 32, {"A100": 20079, "T4": 1102}),
-    Row("train", "base", "float16", 16, {"V100": 26639}),
-    Row("train", "base", "float16", 32, {"A100": 59961, "V100": 36692}),
-    Row("train", "base", "float32", 16, {"V100": 13981}),
+    Row("read", "base", "float16", 1, {"A100": 6936, "V100 16 GB": 5200, "T4": 6133}),
+    Row("read", "base", "float16", 32, {"A100": 107082, "V100 16 GB": 66956, "T4": 16158}),
+    Row("read", "base", "float32", 1, {"A100": 6085, "V100 16 GB": 4974, "T4": 2486}),
+    Row("read", "base", "float32", 32, {"A100": 71124, "V100 16 GB": 22289, "T4": 5163}),
+    Row("read", "large", "float16", 1, {"A100": 11068, "V100 16 GB": 8718, "T4": 3066}),
+    Row("read", "large", "float16", 32, {"A100": 32162, "V100 16 GB": 17154, "T4": 4118}),
+    Row("read", "large", "float32", 1, {"A100": 9084, "V100 16 GB": 3319, "T4": 793}),
+    Row("read", "large", "float32", 32, {"A100": 20079, "V100 16 GB": 4965, "T4": 1102}),
+    Row("train", "base", "float16", 16, {"V100 16 GB": 26639, "V100 32 GB": 32875}),
+    Row("train", "base", "float16", 32, {"A100": 59961, "V100 16 GB": 36692}),
+    Row("train", "base", "float32", 16, {"V100 16 GB": 13981, "V100 32 GB": 16150}),
     Row("train", "base", "float32", 32, {"A100": 41527}),
-    Row("train", "large", "float16", 8, {"A100": 21554, "V100": 14787}),
+    Row("train", "large", "float16", 2, {"V100 16 GB": 6907}),
+    Row("train", "large", "float16", 4, {"V100 16 GB": 10210}),
+    Row("train", "large", "float16", 8, {"A100": 21554, "V100 32 GB": 14787}),
     Row("train", "large", "float16", 16, {"A100": 25084}),
-    Row("train", "large", "float32", 8, {"A100": 14497, "V100": 5169}),
+    Row("train", "large", "float32", 2, {"V100 16 GB": 3558}),
+    Row("train", "large", "float32", 8, {"A100": 14497, "V100 32 GB": 5169}),
 )
 
 
@@ -87,8 +92,10 @@ class Subject:
         import xlcore
 
         T, M = (length // 8 if cut else length for length in LENGTHS[row.what, row.shape])
-        keys = SHAPES[row.shape] | WORDS | ({**CUT, **CUT_WORDS} if cut else {})
-        config = xlcore.TransfoXLConfig(**keys, mem_len=M, clamp_len=-1, same_length=row.what == "read")
+        keys = SHAPES[row.shape] | WORDS | {"clamp_len": -1} | (CUT if cut else {})
+        if row.what == "read":
+            keys |= {"clamp_len": CLAMPED[row.shape], "same_length": True}
+        config = xlcore.TransfoXLConfig(**keys, mem_len=M)
         torch.manual_seed(0)
         self.torch, self.row, self.device = torch, row, torch.device(device)
         with self.device:
@@ -119,7 +126,7 @@ class Subject:
             for words in self.segments:
                 optimizer.zero_grad(set_to_none=True)
                 with torch.autocast(self.device.type, torch.float16, enabled=mixed):
-                    output = model(words[:, :-1], mems=mems, labels=words[:, :-1])
+                    output = model(words[:, :-1], mems=mems, labels=words)
                 mems = output.mems
                 scaler.scale(output.loss).backward()
                 scaler.unscale_(optimizer)
@@ -135,32 +142,37 @@ class Subject:
         for _ in range(warm):
             loss = float(next(found))
         if cuda:
-            self.torch.cuda.reset_peak_memory_stats()
+            self.torch.cuda.reset_peak_memory_stats(self.device)
         for _ in range(calls):
             start = time.perf_counter()
             loss = float(next(found))  # waits
             seconds.append(time.perf_counter() - start)
         words = self.segments[0].shape
-        peak = self.torch.cuda.max_memory_allocated() / 2**20 if cuda else None
+        peak = self.torch.cuda.max_memory_allocated(self.device) / 2**20 if cuda else None
         rate = words[0] * (words[1] - 1) * calls / sum(seconds)
         return {"words a second": rate, "ms": 1e3 * statistics.median(seconds), "loss": loss, "MiB": peak}
 
 
-def measured(row: Row, given: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Yield what is found of one row, each way."""
-    for way in ("eager", "graph") if row.what == "read" else ("eager",):
-        subject = Subject(row, given.device, given.cut)
-        found = subject.timed(way, given.calls)
-        yield {**row._asdict(), "way": way, **found}
+def measured(row: Row, way: str, given: argparse.Namespace) -> dict[str, Any]:
+    """Return what is found of one row, one way; without times where there is too little memory."""
+    import torch
+
+    known = {**row._asdict(), "way": way}
+    try:
+        return known | Subject(row, given.device, given.cut).timed(way, given.calls)
+    except torch.OutOfMemoryError:
+        return known | {"words a second": None}
 
 
 def told(found: dict[str, Any], cut: bool) -> str:
     """Return one line about one way of one row; nothing to compare where it was cut down."""
-    ours, beside = found["words a second"], {} if cut else found["theirs"]
-    theirs = ", ".join(f"{kind} {rate:,} ({ours / rate:.2f}x)" for kind, rate in beside.items())
+    ours, way, beside = found["words a second"], found["way"], {} if cut else found["theirs"]
     what = f"{found['what']} {found['shape']} {found['dtype']} x{found['batch']}"
+    if ours is None:
+        return f"{what:26}{way:7}takes more memory than there is"
+    theirs = ", ".join(f"{kind} {rate:,} ({ours / rate:.2f}x)" for kind, rate in beside.items())
     peak = "" if found["MiB"] is None else f"{found['MiB']:8,.0f} MiB"
-    return f"{what:26}{found['way']:7}{ours:10,.0f} words/s{found['ms']:9.2f} ms{peak}   {theirs}"
+    return f"{what:26}{way:7}{ours:10,.0f} words/s{found['ms']:9.2f} ms{peak}   {theirs}"
 
 
 def main() -> None:
@@ -174,21 +186,28 @@ def main() -> None:
     given = parser.parse_args()
     if set(given.what) - {"read", "train"}:
         parser.error(f"what must be read or train, got {' '.join(given.what)}")
+    if given.calls < 1:
+        parser.error(f"--calls must be at least 1, got {given.calls}")
     import torch
 
-    if given.device.startswith("cuda") and not torch.cuda.is_available():
+    try:
+        kind = torch.device(given.device).type
+    except RuntimeError:
+        parser.error(f"--device must name a device, such as cuda:1 or cpu, got {given.device}")
+    if kind == "cuda" and not torch.cuda.is_available():
         raise SystemExit("nvidia.py: --device cuda must have a GPU, found none; --device cpu --cut shows that it runs")
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
-    on = torch.cuda.get_device_name(given.device) if given.device.startswith("cuda") else given.device
+    on = torch.cuda.get_device_name(given.device) if kind == "cuda" else given.device
     print(
         f"{on}, PyTorch {torch.__version__}; theirs, as published, by kind of GPU, and how many times as fast ours is"
     )
     rows: list[dict[str, Any]] = []
-    for row in tqdm([row for row in TABLES if row.what in (given.what or ("read", "train"))], unit="row"):
-        for found in measured(row, given):
-            tqdm.write(told(found, given.cut))
-            rows.append(found)
-    keep(given.out, {"device": on, "torch": torch.__version__, "cut": given.cut, "rows": rows})
+    wanted = [row for row in TABLES if row.what in (given.what or ("read", "train"))]
+    ways = [(row, way) for row in wanted for way in (("eager", "graph") if row.what == "read" else ("eager",))]
+    for row, way in tqdm(ways, unit="way"):
+        rows.append(measured(row, way, given))
+        tqdm.write(told(rows[-1], given.cut))
+        keep(given.out, {"device": on, "torch": torch.__version__, "cut": given.cut, "rows": rows})
 
 
 if __name__ == "__main__":

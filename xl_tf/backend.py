@@ -2,6 +2,7 @@
 
 import importlib
 import mmap
+import operator
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -128,7 +129,24 @@ def compiled(model: Any, mode: str, static: tuple[str, ...] = ()) -> Any:
 
 
 def compiled_function(function: Callable[..., Any], model: Any) -> Callable[..., Any]:
-    """Return a function that is compiled once for arguments of the same shapes, and reads a model's weights anew."""
+    """Return a function that is compiled once for arguments of the same shapes, and reads a model's weights anew.
+
+    It is compiled anew when other variables have taken their place, as `quantize` and `enable_lora` of Keras have it.
+    """
+    variables, compiled = [], None
+
+    def call(*given: Any) -> Any:
+        nonlocal variables, compiled
+        now = model.variables
+        if compiled is None or len(now) != len(variables) or any(map(operator.is_not, now, variables)):
+            variables, compiled = now, _compiled(function, model)
+        return compiled(*given)
+
+    return call
+
+
+def _compiled(function: Callable[..., Any], model: Any) -> Callable[..., Any]:
+    """Return a function that is compiled for the variables that a model has."""
     if keras.backend.backend() == "jax":
         import jax
 

@@ -209,8 +209,8 @@ def _by_cache(model: Model, options: GenerationOptions, lang: int | None) -> tup
 
     def read(texts: Any) -> Any:
         positions = ops.cumsum(ops.ones_like(texts), axis=1) - 1
-        if not cache.length:
-            return step(cache, texts, positions)
+        if not cache.layers:  # nothing has been read, or there are no layers
+            return step(cache, texts[:, cache.length :], positions[:, cache.length :])
         _make_room(model, cache, options)
         return _compiled(compiled_steps, model, step, greedy, lang)(cache, texts[:, -1:], positions[:, -1:])
 
@@ -237,8 +237,8 @@ def _by_past(model: Model, options: GenerationOptions) -> tuple[Callable[[Any], 
     def read(texts: Any) -> Any:
         positions = word_positions("generate", config, 0, texts, None, None, None)
         new = [texts] if positions is None else [texts, positions]
-        if not cache.length:
-            return step(cache, *new)
+        if not cache.layers:
+            return step(cache, *(each[:, cache.length :] for each in new))
         _make_room(model, cache, options)
         return _compiled(compiled_steps, model, step)(cache, *(each[:, -1:] for each in new))
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -21,7 +22,7 @@ def found(tmp_path_factory):
 
 def test_every_row_is_measured_each_way(found):
     ways = [(row["what"], row["shape"], row["dtype"], row["batch"], row["way"]) for row in found["rows"]]
-    assert len(set(ways)) == len(ways) == 2 * 8 + 7
+    assert len(set(ways)) == len(ways) == 2 * 8 + 10
     for row in found["rows"]:
         assert row["words a second"] > 0
         assert math.isclose(row["loss"], math.log(1000), rel_tol=0.2), row  # drawn weights know nothing yet
@@ -36,7 +37,17 @@ def test_both_ways_of_reading_compute_the_same(found):
         assert eager == graph
 
 
-def test_without_a_gpu_it_says_so():
-    done = subprocess.run([sys.executable, SCRIPT], capture_output=True, text=True, env={"CUDA_VISIBLE_DEVICES": ""})
-    assert done.returncode == 1
-    assert "--device cuda must have a GPU, found none; --device cpu --cut shows that it runs" in done.stderr
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ([], "--device cuda must have a GPU, found none; --device cpu --cut shows that it runs"),
+        (["--device", "gpu"], "--device must name a device, such as cuda:1 or cpu, got gpu"),
+        (["--calls", "0"], "--calls must be at least 1, got 0"),
+        (["write"], "what must be read or train, got write"),
+    ],
+)
+def test_what_it_refuses(options, told):
+    command, hidden = [sys.executable, SCRIPT, *options], os.environ | {"CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, capture_output=True, text=True, env=hidden)
+    assert done.returncode
+    assert done.stderr.splitlines()[-1].endswith(told)

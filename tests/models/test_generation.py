@@ -298,6 +298,33 @@ def test_one_compiled_step_for_all_texts_of_about_one_length(monkeypatch, kind):
 
 
 @pytest.mark.parametrize("kind", ["memory", "two streams", "cache", "past"])
+def test_a_compiled_step_follows_variables_that_take_the_place_of_others(kind):
+    """Keras' adapters of low rank, beside a model whose weights are what they make of them."""
+    pytest.importorskip("keras")
+    model, merged = model_of(KERAS, kind), model_of(KERAS, kind)
+    before = generated(KERAS, model, kind, PROMPTS[:1])
+    out, rng = model.body().blocks[0].attention.out, np.random.default_rng(0)
+    out.enable_lora(2)
+    for adapter in (out.lora_kernel_a, out.lora_kernel_b):
+        adapter.assign(2 * rng.standard_normal(adapter.shape))
+    merged.body().blocks[0].attention.out.kernel.assign(out.kernel)
+    wanted = generated(KERAS, merged, kind, PROMPTS[:1])
+    assert (wanted != before).any()
+    np.testing.assert_array_equal(generated(KERAS, model, kind, PROMPTS[:1]), wanted)
+
+
+@pytest.mark.parametrize("kind", ["cache", "past"])
+@each_side
+def test_a_model_without_layers_writes_too(side, kind):
+    case, keys, _ = KINDS[kind]
+    config = case.config(**keys, **{"cache": {"n_layers": 0}, "past": {"num_hidden_layers": 0}}[kind])
+    model = side.model(case, config)
+    text = generated(side, model, kind, PROMPTS[:1])
+    inputs = {"input_ids": text[:, :-1]} | ({"langs": np.full_like(text[:, :-1], 2)} if kind == "cache" else {})
+    np.testing.assert_array_equal(side.run(model, inputs)["logits"].argmax(-1)[:, 3:], text[:, 4:])
+
+
+@pytest.mark.parametrize("kind", ["memory", "two streams", "cache", "past"])
 def test_nothing_is_dropped_in_training(kind):
     """What learns goes on learning, and what did not does not begin to."""
     model = model_of(TORCH, kind)

@@ -1,5 +1,7 @@
 """Weights in eight bits: how far the results lie from those of all bits, and what is refused."""
 
+import gc
+
 import numpy as np
 import pytest
 
@@ -33,7 +35,12 @@ def quantized(side, model) -> int:
         return sum(isinstance(part, SmallLinear) for part in model.modules())
     import keras
 
-    model.quantize("int8", filters=lambda layer: isinstance(layer, keras.layers.Dense))
+    gc.collect()
+    gc.freeze()  # Keras collects after each layer, and would look through all that is there from other tests each time
+    try:
+        model.quantize("int8", filters=lambda layer: isinstance(layer, keras.layers.Dense))
+    finally:
+        gc.unfreeze()
     return sum(str(value.dtype) == "int8" for value in model.variables)
 
 
