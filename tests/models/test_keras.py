@@ -221,8 +221,13 @@ def test_weights_exist_at_construction_and_count_once(case):
     assert model.count_params() == sum(int(np.prod(param.shape)) for param in table.values())
 
 
-@pytest.mark.parametrize("policy", ["float32", "float64", "bfloat16", "mixed_bfloat16", "mixed_float16"])
-@each_head
+POLICIES = [
+    *((case, policy) for case in HEADS for policy in ("bfloat16", "mixed_float16")),
+    *((case, policy) for case in (BODY, LM, XLNET["base"]) for policy in ("float32", "float64", "mixed_bfloat16")),
+]
+
+
+@pytest.mark.parametrize(("case", "policy"), POLICIES, ids=str)
 def test_policies(case, policy):
     """The policy, given or global, rules variables, outputs and memory."""
     given = KERAS.model_class(case)(case.config(), dtype=policy)
