@@ -38,6 +38,7 @@ from sides import (
     python_of,
     serve,
     summary,
+    zipf,
 )
 
 WORDS = {"vocab_size": 267735, "cutoffs": [20000, 40000, 200000]}
@@ -271,12 +272,6 @@ class Floor:
             (start, widest // self.shape["div_val"] ** number, end - start)
             for number, (start, end) in enumerate(itertools.pairwise(borders), 1)
         ]
-
-
-def zipf(count: int, shape: tuple[int, int]) -> np.ndarray:
-    """Draw words as texts have them: the frequent ones come first, and a word comes as often as it stands in front."""
-    shares = 1.0 / np.arange(1, count + 1)
-    return np.random.default_rng(0).choice(count, shape, p=shares / shares.sum())
 
 
 def check_equal(values: dict[str, np.ndarray]) -> None:

@@ -16,17 +16,13 @@ takes more memory than there is says so. `--out` keeps all as JSON.
 
 import argparse
 import statistics
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-from sides import ROOT, keep
+from sides import keep, leave_folder, zipf
 from tqdm import tqdm
-
-sys.path[:] = [str(ROOT), *(entry for entry in sys.path if Path(entry or ".").resolve() != ROOT / "benchmarks")]
 
 WORDS = {"vocab_size": 267735, "cutoffs": [19997, 39997, 199997]}
 SHAPES: dict[str, dict[str, Any]] = {
@@ -101,15 +97,18 @@ class Subject:
         with self.device:
             self.model = xl_torch.TransfoXLLMHeadModel(config)
         self.memory, self.reader = xl_torch.KeyValueMemory(), xl_torch.compiled_reader
-        drawn = np.random.default_rng(0).zipf(1.2, (8, row.batch, T + 1)) % config.vocab_size
+        drawn = zipf(config.vocab_size, (8, row.batch, T + 1))
         self.segments = [torch.tensor(words, device=self.device) for words in drawn]
         self.full = -(-M // T)  # calls after which the memory is full
 
     def read(self, way: str) -> Iterator[Any]:
         """Yield the mean loss of each segment, read one after the other."""
         model = self.model.eval().to(getattr(self.torch, self.row.dtype))
-        read = lambda memory, ids: model.transformer(ids, mems=memory).last_hidden_state  # noqa: E731
-        read = self.reader(model, read) if way == "graph" else read
+
+        def states(memory: Any, ids: Any) -> Any:
+            return model.transformer(ids, mems=memory).last_hidden_state
+
+        read = self.reader(model, states) if way == "graph" else states
         with self.torch.inference_mode():
             while True:
                 for words in self.segments:
@@ -188,6 +187,7 @@ def main() -> None:
         parser.error(f"what must be read or train, got {' '.join(given.what)}")
     if given.calls < 1:
         parser.error(f"--calls must be at least 1, got {given.calls}")
+    leave_folder()
     import torch
 
     try:

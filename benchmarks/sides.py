@@ -74,6 +74,11 @@ def requests() -> Iterable[dict[str, Any]]:
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
+def leave_folder() -> None:
+    """Have imports not look into this folder, which has files that are called as packages are."""
+    sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT / "benchmarks"]
+
+
 def serve(make: Callable[[dict[str, Any]], Any]) -> None:
     """Answer requests as a side.
 
@@ -81,7 +86,7 @@ def serve(make: Callable[[dict[str, Any]], Any]) -> None:
     prepares something to run, which stays until two others come; what is timed is running it, with its value's
     first numbers for an answer.
     """
-    sys.path = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT / "benchmarks"]
+    leave_folder()
     sys.stdout = sys.stderr  # what libraries print is no answer
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     asked, prepared = iter(requests()), {}
@@ -160,6 +165,12 @@ OURS, PEER, OLD = ("ours torch", "ours keras"), "transformers 5 torch", "transfo
 OLD_TENSORFLOW = "transformers 4 tensorflow"
 PEERS = {"ours torch": (PEER, OLD), "ours keras": (PEER, OLD_TENSORFLOW)}
 SIDES = (*OURS, PEER, OLD, OLD_TENSORFLOW)
+
+
+def zipf(count: int, shape: tuple[int, ...]) -> np.ndarray:
+    """Draw words as texts have them: the frequent ones come first, and a word comes as often as it stands in front."""
+    shares = 1.0 / np.arange(1, count + 1)
+    return np.random.default_rng(0).choice(count, shape, p=shares / shares.sum())
 
 
 def python_of(name: str, peer_python: str) -> str:

@@ -133,14 +133,14 @@ def compiled_function(function: Callable[..., Any], model: Any) -> Callable[...,
 
     It is compiled anew when other variables have taken their place, as `quantize` and `enable_lora` of Keras have it.
     """
-    variables, compiled = [], None
+    variables, made = [], None
 
     def call(*given: Any) -> Any:
-        nonlocal variables, compiled
+        nonlocal variables, made
         now = model.variables
-        if compiled is None or len(now) != len(variables) or any(map(operator.is_not, now, variables)):
-            variables, compiled = now, _compiled(function, model)
-        return compiled(*given)
+        if made is None or len(now) != len(variables) or any(map(operator.is_not, now, variables)):
+            variables, made = now, _compiled(function, model)
+        return made(*given)
 
     return call
 

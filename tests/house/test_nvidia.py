@@ -25,7 +25,8 @@ def test_every_row_is_measured_each_way(found):
     assert len(set(ways)) == len(ways) == 2 * 8 + 10
     for row in found["rows"]:
         assert row["words a second"] > 0
-        assert math.isclose(row["loss"], math.log(1000), rel_tol=0.2), row  # drawn weights know nothing yet
+        # drawn weights know nothing yet: a word is one of 100 and 3 clusters, and of up to 400 in a cluster
+        assert math.log(103) - 0.2 < row["loss"] < math.log(103) + math.log(400) + 0.2, row
 
 
 def test_both_ways_of_reading_compute_the_same(found):

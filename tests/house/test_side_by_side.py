@@ -34,7 +34,7 @@ KERAS_METHODS = {
     "__call__", "build", "stateless_call", "get_config", "from_config", "save_own_variables", "load_own_variables",
     "train_step", "test_step", "predict_step", "compute_loss", "compute_metrics", "forget_traces",
     "fit", "evaluate", "export", "keep_settings", "take", "state", "compiled_reader", "rows_of", "__deepcopy__",
-    "went_on", "go_on", "held", "hold",
+    "went_on", "go_on", "held", "hold", "roomy",
 }  # fmt: skip
 RENAMED = {"call": "forward"}
 # Where the frameworks differ and nothing else can: how states are named, set and written.

@@ -11,7 +11,7 @@ from xl_tf.layers.two_stream import RelativeAttention, Scene, Sight, encoded_dis
 from xlcore.errors import ConfigError
 
 STEP = 3  # rows of a call that reads on: two words, and the place of the next
-ROOM = 64  # what is kept has room for a multiple of it
+ROOM = 64  # what is kept has room for a multiple of it; steps through texts of about one length are compiled once
 
 
 class TextReader:
@@ -92,8 +92,8 @@ class TextReader:
 
     @property
     def _room(self) -> int:
-        """How many rows are kept, always as many; steps through texts of about one length are compiled once."""
-        return self.window if self.window < self.longest else -(-self.longest // ROOM) * ROOM
+        """How many rows are kept, always as many."""
+        return self.window if self.window < self.longest else roomy(self.longest)
 
     def _blocked(self, count: int, again: bool) -> Any:
         """Return which of what a call could see is not there, [1, 1, S + 1]; nothing in the first call."""
@@ -145,6 +145,11 @@ class TextReader:
         reader = copy.copy(self)
         reader.layers, reader.absent = [Keys(*each) for each in layers], absent
         return reader._read(ids), reader.layers, reader.absent
+
+
+def roomy(count: int) -> int:
+    """Return for how many rows room is made where that many are needed."""
+    return -(-count // ROOM) * ROOM
 
 
 def _of_last(scene: Scene) -> Scene:

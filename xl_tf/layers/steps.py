@@ -7,8 +7,7 @@ from keras import ops
 
 from xl_tf.backend import compiled_function
 from xl_tf.layers.cache import KeyValueCache
-
-ROOM = 64  # a cache has room for a multiple of it, so that steps through texts of about one length are compiled once
+from xl_tf.layers.reading import roomy
 
 
 def make_room(cache: KeyValueCache, count: int, most: int | None) -> None:
@@ -19,8 +18,7 @@ def make_room(cache: KeyValueCache, count: int, most: int | None) -> None:
         most: positions that a text may have, if there is a limit.
     """
     needed = cache.length + count - 1
-    room = -(-needed // ROOM) * ROOM
-    room = room if most is None else max(needed, min(room, most - 1))
+    room = roomy(needed) if most is None else max(needed, min(roomy(needed), most - 1))
     absent = room - cache.length
     places = [[0, 0], [absent, 0], [0, 0], [0, 0]]
     cache.keep([tuple(ops.pad(each, places) for each in layer) for layer in cache.layers], room)

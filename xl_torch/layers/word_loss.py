@@ -9,7 +9,7 @@ from torch import Tensor
 from xl_torch.checks import require_labels
 from xl_torch.losses import inside, mean_over, told
 
-ENTRIES = 1 << 24  # how many scores exist at once
+ENTRIES = 1 << 24  # how many scores exist at once, beside as many of the first chunk, for the way back
 FEWEST = 1 << 20  # and how many may exist however small the table is
 LEAST = 1 << 10  # words at once on the way back, however many positions there are
 
